@@ -1,0 +1,171 @@
+"""The drop-in: the same module as `iprm.reference`, its three attentions on fused kernels.
+
+Constructor, parameters and numbers are the reference's; only the order of the algebra differs (mechanism.md, "What
+the algebra allows"). Each stage here mirrors the stage of the same name there.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from iprm import reference
+from iprm.config import IPRMConfig
+from iprm.reference import Draw
+from iprm_kernels import composition, execution, execution_simple, formation
+from iprm_kernels.activations import ACTIVATIONS
+from iprm_kernels.backends import BACKENDS
+from iprm_kernels.checks import check_choice
+from iprm_kernels.dropout import Role
+
+
+def gate(linear: nn.Linear) -> Tensor:
+    """The weight (D,) of a map to one logit.
+
+    Its bias shifts a whole row of logits, so it drops out of the softmax; it stays in the graph, with the zero
+    gradient that it has, so that optimisers and gradient reducers see every parameter.
+    """
+    return linear.weight[0] + 0.0 * linear.bias
+
+
+def project(linear: nn.Linear, pooled: Tensor, total: Tensor | None) -> Tensor:
+    """Σ_j a_j (W x_j + b) as W (Σ_j a_j x_j) + b Σ_j a_j; `total` is Σ_j a_j, None where it is 1."""
+    if total is None:
+        return linear(pooled)
+    return F.linear(pooled, linear.weight) + total.to(pooled.dtype) * linear.bias
+
+
+def total_weight(a: Tensor, rate: float, role: Role, drop: Draw) -> Tensor | None:
+    """Σ_j drop(a_kj) (B, K, 1), or None where nothing is dropped and it is 1."""
+    return drop(a, rate, role).sum(-1, keepdim=True) if drop.rate(rate) > 0.0 else None
+
+
+class Formation(reference.Formation):
+    """1. Operation formation."""
+
+    def forward(
+        self, O: Tensor, E: Tensor, X: Tensor, mask: Tensor | None, drop: Draw
+    ) -> tuple[Tensor, Tensor]:
+        p = drop.rate(self.config.formation_attention_dropout)
+        q = self.query(O, E, drop)
+        z, a = formation(
+            q, X, gate(self.f), mask, seed=drop.seed, step=drop.step, p_attention=p, backend=drop.backend
+        )
+        return self.norm(z), a
+
+
+class Look(NamedTuple):
+    """What execution looks at: x̃ (B, N, D), and its keys v, u (full) or κ (simple), each (B, N, R)."""
+
+    x: Tensor
+    keys: tuple[Tensor, ...]
+
+
+class Execution(reference.Execution):
+    """2. Operation execution."""
+
+    def look(self, x: Tensor) -> Look:
+        """The keys of x̃, which do not depend on the operation."""
+        if self.config.execution == "simple":
+            φ_v = ACTIVATIONS[self.config.execution_activation]
+            return Look(x, (self.C2(φ_v(self.C1(x))),))
+        v = self.Wk(x)
+        return Look(x, (v, F.linear(v, self.C1.weight[:, self.config.reduced_dim :], self.C1.bias)))
+
+    def prepare(self, V: Tensor, drop: Draw) -> Tensor | Look:
+        """Without visual dropout the keys do not depend on the step: they are made once."""
+        return V if drop.rate(self.config.visual_dropout) > 0.0 else self.look(V)
+
+    def forward(
+        self, z: Tensor, E: Tensor, V: Tensor | Look, mask: Tensor | None, drop: Draw
+    ) -> tuple[Tensor, Tensor]:
+        c = self.config
+        x, keys = V if isinstance(V, Look) else self.look(drop(V, c.visual_dropout, Role.VISUAL))
+        options = {
+            "activation": c.execution_activation,
+            "seed": drop.seed,
+            "step": drop.step,
+            "p_product": drop.rate(c.product_dropout),
+            "p_attention": drop.rate(c.execution_attention_dropout),
+            "backend": drop.backend,
+        }
+        w = gate(self.w)
+        if c.execution == "simple":
+            pooled, a = execution_simple(*keys, self.simple_query(z, E, drop), w, x, mask, **options)
+        else:
+            g, l, C1a = self.full_query(z, E, drop), self.Wq(z), self.C1.weight[:, : c.reduced_dim]
+            pooled, a = execution(*keys, g, l, C1a, self.C2.weight, self.C2.bias, w, x, mask, **options)
+        total = total_weight(a, c.execution_attention_dropout, Role.EXECUTION_ATTENTION, drop)
+        return self.norm(project(self.Wv, pooled, total)), a
+
+
+class Composition(reference.Composition):
+    """3. Operation composition."""
+
+    def query_and_keys(
+        self, o: Tensor, window: list[Tensor], drop: Draw
+    ) -> tuple[Tensor, list[Tensor], Tensor]:
+        """The query, the keys of the window and the gate.
+
+        (c ⊙ q) · (Ko ō_j + b) = (Koᵀ (c ⊙ q)) · ō_j + a number that does not depend on j: unless the product is
+        dropped, the keys need no projection.
+        """
+        q, c = self.Qo(o), gate(self.c)
+        if not self.config.key_projection:
+            return q, window, c
+        if drop.rate(self.config.composition_product_dropout) > 0.0:
+            return q, [self.Ko(state) for state in window], c
+        folded = F.linear(q * c, self.Ko.weight.T) + 0.0 * self.Ko.bias
+        return folded, window, torch.ones_like(c)
+
+    def forward(
+        self, z: Tensor, r: Tensor, past: list[tuple[Tensor, Tensor]], drop: Draw
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        c = self.config
+        o, e = self.updated(z, r, *past[0])
+        if not c.composition:
+            return o, e, None
+        operations = [o, *(O for O, _ in past[: c.window])]
+        results = [e, *(E for _, E in past[: c.window])]
+        query, keys, gate_c = self.query_and_keys(o, operations, drop)
+        p_value = drop.rate(c.composition_value_dropout)
+        if p_value > 0.0:  # the values themselves are dropped, so they are projected before they are pooled
+            operations, results = [self.Vo(s) for s in operations], [self.Vr(s) for s in results]
+        pooled_o, pooled_r, a = composition(
+            query,
+            keys,
+            operations,
+            results,
+            gate_c,
+            mask_self=c.mask_self,
+            seed=drop.seed,
+            step=drop.step,
+            p_product=drop.rate(c.composition_product_dropout),
+            p_value=p_value,
+            p_attention=drop.rate(c.composition_attention_dropout),
+            backend=drop.backend,
+        )
+        if p_value == 0.0:
+            total = total_weight(a, c.composition_attention_dropout, Role.COMPOSITION_ATTENTION, drop)
+            pooled_o, pooled_r = project(self.Vo, pooled_o, total), project(self.Vr, pooled_r, total)
+        return self.norm_o(pooled_o + self.So(o)), self.norm_r(pooled_r + self.Sr(e)), a
+
+
+class IPRM(reference.IPRM):
+    """The iterative and parallel reasoning mechanism on fused kernels: `iprm.reference.IPRM`, faster and smaller.
+
+    Args:
+        config: every option, see `IPRMConfig`.
+        backend: "auto" takes the best backend that supports the call; a named one runs or raises with the reason.
+            See `iprm_kernels.reasons` for what can run here.
+    """
+
+    formation_class, execution_class, composition_class = Formation, Execution, Composition
+
+    def __init__(self, config: IPRMConfig, backend: str = "auto"):
+        super().__init__(config)
+        check_choice("backend", backend, ("auto", *BACKENDS))
+        self.backend = backend

@@ -1,0 +1,12 @@
+"""Fused attention cores of the iterative and parallel reasoning mechanism: tensors in, tensors out.
+
+Importing this package registers the operators `torch.ops.iprm.*`; it compiles nothing and touches no device.
+"""
+
+from iprm_kernels.backends import reasons
+from iprm_kernels.composition import composition
+from iprm_kernels.dropout import dropout
+from iprm_kernels.execution import execution, execution_simple
+from iprm_kernels.formation import formation
+
+__all__ = ["composition", "dropout", "execution", "execution_simple", "formation", "reasons"]

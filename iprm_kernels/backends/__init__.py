@@ -1,0 +1,37 @@
+"""The backends, and which of them serves a call.
+
+A backend is a module with one function per op (`formation`, `formation_backward`, ...) and `unsupported`, which says
+why it cannot serve a device and dtype, or None where it can.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import torch
+
+from iprm_kernels.backends import eager
+from iprm_kernels.checks import check_choice, name_of
+
+BACKENDS: dict[str, ModuleType] = {"eager": eager}
+"""Best first: "auto" takes the first that supports the call."""
+
+
+def reasons(device: torch.device | str, dtype: torch.dtype = torch.float32) -> dict[str, str | None]:
+    """For each backend, best first, why it cannot serve this device and dtype; None where it can."""
+    device = torch.device(device)
+    return {name: backend.unsupported(device, dtype) for name, backend in BACKENDS.items()}
+
+
+def select(name: str, op: str, device: torch.device, dtype: torch.dtype) -> ModuleType:
+    """The backend that runs `op`: the named one, or for "auto" the best that supports the call.
+
+    Raises:
+        ValueError: no such backend.  RuntimeError: the named backend cannot run here, and why.
+    """
+    if name == "auto":
+        return next(backend for backend in BACKENDS.values() if backend.unsupported(device, dtype) is None)
+    check_choice("backend", name, ("auto", *BACKENDS))
+    if reason := BACKENDS[name].unsupported(device, dtype):
+        raise RuntimeError(f"backend {name!r} cannot run {op} for {name_of(dtype)} on {device}: {reason}")
+    return BACKENDS[name]
