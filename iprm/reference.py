@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from iprm.config import IPRMConfig
 from iprm_kernels.activations import ACTIVATIONS
-from iprm_kernels.checks import check, check_floating, check_tensor
+from iprm_kernels.checks import check_floating, check_tensor, check_tokens
 from iprm_kernels.dropout import Role, draw_seed, dropout, stream_of
 
 MASK_BIAS = -1e30
@@ -348,15 +348,18 @@ class IPRM(nn.Module):
     ) -> None:
         D, weight = self.config.dim, self.execution.w.weight
         mixed = torch.is_autocast_enabled(visual.device.type)
-        for name, value in (("visual", visual), ("language", language), ("summary", summary)):
+        for name, value, sizes in (
+            ("visual", visual, ("B", "N", D)),
+            ("language", language, ("B", "L", D)),
+            ("summary", summary, ("B", D)),
+        ):
             check_floating(name, value)
-            sizes = ("B", D) if name == "summary" else ("B", name[0].upper(), D)
             check_tensor(name, value, sizes, value.dtype if mixed else weight.dtype, weight.device)
         (B, N), L = visual.shape[:2], language.shape[1]
         check_tensor("language", language, (B, L, D), language.dtype, language.device)
         check_tensor("summary", summary, (B, D), summary.dtype, summary.device)
-        check(L > 0, f"language: expected at least one token, got {tuple(language.shape)}")
-        check(N > 0, f"visual: expected at least one token, got {tuple(visual.shape)}")
+        check_tokens("language", language)
+        check_tokens("visual", visual)
         if language_mask is not None:
             check_tensor("language_mask", language_mask, (B, L), torch.bool, visual.device)
         if visual_mask is not None:

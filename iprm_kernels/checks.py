@@ -10,12 +10,6 @@ from torch import Tensor
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
-def check(condition: bool, message: str) -> None:
-    """Raise ValueError(message) unless the condition holds."""
-    if not condition:
-        raise ValueError(message)
-
-
 def name_of(dtype: torch.dtype) -> str:
     """`float32` for torch.float32."""
     return str(dtype).removeprefix("torch.")
@@ -46,11 +40,18 @@ def check_tensor(
 
 def check_floating(name: str, value: Tensor) -> None:
     """Raise unless `value` is a tensor of a floating type that the kernels know."""
-    good = isinstance(value, Tensor) and value.dtype in DTYPES
-    names = ", ".join(map(name_of, DTYPES))
-    check(good, f"{name}: expected a tensor of one of {names}, got {described(value)}")
+    if not (isinstance(value, Tensor) and value.dtype in DTYPES):
+        names = ", ".join(map(name_of, DTYPES))
+        raise ValueError(f"{name}: expected a tensor of one of {names}, got {described(value)}")
+
+
+def check_tokens(name: str, value: Tensor) -> None:
+    """Raise unless the (B, tokens, D) tensor has a token: there is no attention over none."""
+    if value.shape[1] == 0:
+        raise ValueError(f"{name}: expected at least one token, got {tuple(value.shape)}")
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Raise unless `value` is one of `choices`."""
-    check(value in choices, f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")

@@ -10,7 +10,7 @@ from torch import Tensor
 from iprm_kernels import backends
 from iprm_kernels.autocast import cast
 from iprm_kernels.backends.eager import accumulator
-from iprm_kernels.checks import check, check_floating, check_tensor
+from iprm_kernels.checks import check_floating, check_tensor
 from iprm_kernels.dropout import check_rate
 from iprm_kernels.library import library
 
@@ -26,15 +26,14 @@ library.define(
 )
 
 
-def _forward(query, *args):
+def _forward(*args):
     *args, backend = args
-    return backends.select(backend, "composition", query.device, query.dtype).composition(query, *args)
+    return backends.run(backend, "composition", *args)
 
 
-def _backward(grad_operations, *args):
+def _backward(*args):
     *args, backend = args
-    module = backends.select(backend, "composition_backward", grad_operations.device, grad_operations.dtype)
-    return module.composition_backward(grad_operations, *args)
+    return backends.run(backend, "composition_backward", *args)
 
 
 def _fake(query, keys, *_):
@@ -126,11 +125,11 @@ def composition(
     query, gate, keys, operations, results = cast(query.device, query, gate, *lists)
     like = (query.dtype, query.device)
     check_tensor("query", query, ("B", "K", "D"), *like)
-    check(len(keys) > 0, "keys: expected at least the current step's states, got an empty list")
+    if not keys:
+        raise ValueError("keys: expected at least the current step's states, got an empty list")
     for name, states in (("keys", keys), ("operations", operations), ("results", results)):
-        check(
-            len(states) == len(keys), f"{name}: expected {len(keys)} tensors as keys has, got {len(states)}"
-        )
+        if len(states) != len(keys):
+            raise ValueError(f"{name}: expected {len(keys)} tensors as keys has, got {len(states)}")
         for i, state in enumerate(states):
             check_tensor(f"{name}[{i}]", state, query.shape, *like)
     check_tensor("gate", gate, query.shape[2:], *like)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from iprm_kernels import backends
-from iprm_kernels.checks import check, check_floating, described
+from iprm_kernels.checks import check_floating, described
 from iprm_kernels.library import library
 from iprm_kernels.philox import Role, draw_seed, scaled_mask, stream_of
 
@@ -15,17 +15,19 @@ __all__ = ["Role", "check_rate", "draw_seed", "dropout", "scaled_mask", "stream_
 
 def check_rate(name: str, p: float, seed: Tensor | None, device: torch.device) -> None:
     """Raise unless p is in [0, 1) and, where p > 0, the seed is an int64 (1,) tensor on `device`."""
-    check(0.0 <= p < 1.0, f"{name}: expected a rate in [0, 1), got {p}")
-    if p > 0.0:
-        good = seed is not None and seed.dtype == torch.int64 and seed.shape == (1,) and seed.device == device
-        check(good, f"seed: expected (1,) int64 on {device} because {name} = {p}, got {described(seed)}")
+    if not 0.0 <= p < 1.0:
+        raise ValueError(f"{name}: expected a rate in [0, 1), got {p}")
+    if p > 0.0 and not (
+        isinstance(seed, Tensor) and seed.dtype == torch.int64 and seed.shape == (1,) and seed.device == device
+    ):
+        raise ValueError(f"seed: expected (1,) int64 on {device} because {name} = {p}, got {described(seed)}")
 
 
 library.define("dropout(Tensor x, float p, Tensor seed, int stream, str backend) -> Tensor")
 
 
 def _dropout(x: Tensor, p: float, seed: Tensor, stream: int, backend: str) -> Tensor:
-    return backends.select(backend, "dropout", x.device, x.dtype).dropout(x, p, seed, stream)
+    return backends.run(backend, "dropout", x, p, seed, stream)
 
 
 def _setup_context(ctx, inputs, output) -> None:

@@ -9,7 +9,7 @@ from iprm_kernels import backends
 from iprm_kernels.activations import ACTIVATIONS
 from iprm_kernels.autocast import cast
 from iprm_kernels.backends.eager import accumulator
-from iprm_kernels.checks import check, check_choice, check_floating, check_tensor
+from iprm_kernels.checks import check_choice, check_floating, check_tensor, check_tokens
 from iprm_kernels.dropout import check_rate
 from iprm_kernels.library import library
 
@@ -34,12 +34,11 @@ def _register(op: str, count: int) -> None:
 
     def forward(*args):
         *args, backend = args
-        return getattr(backends.select(backend, op, args[0].device, args[0].dtype), op)(*args)
+        return backends.run(backend, op, *args)
 
     def backward(*args):
         *args, backend = args
-        name = f"{op}_backward"
-        return getattr(backends.select(backend, name, args[0].device, args[0].dtype), name)(*args)
+        return backends.run(backend, f"{op}_backward", *args)
 
     def fake(*args):
         per_operation, tokens = args[2 if op == "execution" else 1], args[count - 1]
@@ -74,7 +73,7 @@ _register("execution_simple", 4)
 
 
 def _check_shared(tokens, mask, B, N, seed, p_product, p_attention, activation) -> None:
-    check(N > 0, f"tokens: expected at least one token, got {tuple(tokens.shape)}")
+    check_tokens("tokens", tokens)
     if mask is not None:
         check_tensor("mask", mask, (B, N), torch.bool, tokens.device)
     check_rate("p_product", p_product, seed, tokens.device)

@@ -8,7 +8,7 @@ from torch import Tensor
 from iprm_kernels import backends
 from iprm_kernels.autocast import cast
 from iprm_kernels.backends.eager import accumulator
-from iprm_kernels.checks import check, check_floating, check_tensor
+from iprm_kernels.checks import check_floating, check_tensor, check_tokens
 from iprm_kernels.dropout import check_rate
 from iprm_kernels.library import library
 
@@ -22,15 +22,14 @@ library.define(
 )
 
 
-def _forward(query, *args):
+def _forward(*args):
     *args, backend = args
-    return backends.select(backend, "formation", query.device, query.dtype).formation(query, *args)
+    return backends.run(backend, "formation", *args)
 
 
-def _backward(grad_z, *args):
+def _backward(*args):
     *args, backend = args
-    run = backends.select(backend, "formation_backward", grad_z.device, grad_z.dtype).formation_backward
-    return run(grad_z, *args)
+    return backends.run(backend, "formation_backward", *args)
 
 
 def _fake(query, tokens, *_):
@@ -95,7 +94,7 @@ def formation(
     check_tensor("query", query, ("B", "K", "D"), *like)
     B, _, D = query.shape
     check_tensor("tokens", tokens, (B, "L", D), *like)
-    check(tokens.shape[1] > 0, f"tokens: expected at least one token, got {tuple(tokens.shape)}")
+    check_tokens("tokens", tokens)
     check_tensor("gate", gate, (D,), *like)
     if mask is not None:
         check_tensor("mask", mask, (B, tokens.shape[1]), torch.bool, query.device)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from types import ModuleType
 
 import torch
+from torch import Tensor
 
 from iprm_kernels.backends import eager
 from iprm_kernels.checks import check_choice, name_of
@@ -35,3 +36,15 @@ def select(name: str, op: str, device: torch.device, dtype: torch.dtype) -> Modu
     if reason := BACKENDS[name].unsupported(device, dtype):
         raise RuntimeError(f"backend {name!r} cannot run {op} for {name_of(dtype)} on {device}: {reason}")
     return BACKENDS[name]
+
+
+def run(name: str, op: str, first: Tensor, *args):
+    """Run `op` on the backend that `select` chooses by the first argument, which is always a tensor.
+
+    Autocast has chosen the inputs' dtype before; inside the op it is off.
+    """
+    function = getattr(select(name, op, first.device, first.dtype), op)
+    if not torch.is_autocast_enabled(first.device.type):
+        return function(first, *args)
+    with torch.autocast(first.device.type, enabled=False):
+        return function(first, *args)

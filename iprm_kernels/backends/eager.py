@@ -1,8 +1,8 @@
 """The cores in PyTorch algebra: what every other backend is compared with, and what runs where no kernel does.
 
 It uses the identities of mechanism.md ("What the algebra allows"), and walks over the samples in tiles so that no
-pair tensor (B, K, N, R) ever exists whole. Products are in the inputs' dtype; logits, softmax and sums in float32
-(float64 for float64 inputs).
+pair tensor (B, K, N, R) ever exists whole. Products over pairs are in the inputs' dtype; logits, softmax, sums and
+the small formation and composition are in float32 (float64 for float64 inputs).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def dropout(x: Tensor, p: float, seed: Tensor, stream: int) -> Tensor:
     return (x.to(acc) * scaled_mask(x.shape, p, seed, stream, acc)).to(x.dtype).contiguous()
 
 
-class Draw:
+class Masks:
     """The multipliers of one step's dropout masks, or None where nothing is dropped."""
 
     def __init__(self, seed: Tensor | None, step: int):
@@ -72,21 +72,29 @@ def plus(grad: Tensor, extra: Tensor | None) -> Tensor:
 # 1. Formation: s_kj = (f ⊙ q_k) · x_j, z_k = Σ_j drop(a_kj) x_j
 
 
+def widened(*tensors: Tensor) -> list[Tensor]:
+    """The tensors in the accumulator's dtype."""
+    return [t.to(accumulator(t.dtype)) for t in tensors]
+
+
 def formation(query, tokens, gate, mask, seed, step, p_attention):
-    logits = torch.bmm(query * gate, tokens.mT).to(accumulator(query.dtype))
+    dtype = query.dtype
+    query, tokens, gate = widened(query, tokens, gate)
+    logits = torch.bmm(query * gate, tokens.mT)
     a = masked_softmax(logits, None if mask is None else mask[:, None])
-    dropped = times(a, Draw(seed, step)(a, p_attention, Role.FORMATION_ATTENTION))
-    return torch.bmm(dropped.to(tokens.dtype), tokens), a
+    dropped = times(a, Masks(seed, step)(a, p_attention, Role.FORMATION_ATTENTION))
+    return torch.bmm(dropped, tokens).to(dtype), a
 
 
 def formation_backward(grad_z, grad_attention, query, tokens, gate, attention, seed, step, p_attention):
     a, dtype = attention, query.dtype
-    keep = Draw(seed, step)(a, p_attention, Role.FORMATION_ATTENTION)
-    d_a = times(torch.bmm(grad_z, tokens.mT).to(a.dtype), keep)
-    d_logits = softmax_slope(a, plus(d_a, grad_attention)).to(dtype)
-    d_tokens = torch.bmm(times(a, keep).to(dtype).mT, grad_z) + torch.bmm(d_logits.mT, query * gate)
+    grad_z, query, tokens, gate = widened(grad_z, query, tokens, gate)
+    keep = Masks(seed, step)(a, p_attention, Role.FORMATION_ATTENTION)
+    d_a = times(torch.bmm(grad_z, tokens.mT), keep)
+    d_logits = softmax_slope(a, plus(d_a, grad_attention))
+    d_tokens = torch.bmm(times(a, keep).mT, grad_z) + torch.bmm(d_logits.mT, query * gate)
     d_gated = torch.bmm(d_logits, tokens)
-    return d_gated * gate, d_tokens, (d_gated * query).sum((0, 1))
+    return tuple(d.to(dtype) for d in (d_gated * gate, d_tokens, (d_gated * query).sum((0, 1))))
 
 
 # 2. Execution
@@ -126,7 +134,7 @@ def pair_logits(v, u, g, l, C1a, C2, c2, w, activation, draw, p_product, start=0
 
 
 def execution(v, u, g, l, C1a, C2, c2, w, tokens, mask, seed, step, p_product, p_attention, activation):
-    draw, (B, K, R), N = Draw(seed, step), g.shape, v.shape[1]
+    draw, (B, K, R), N = Masks(seed, step), g.shape, v.shape[1]
     logits = v.new_empty(B, K, N, dtype=accumulator(v.dtype))
     for s in tiles(B, K * N * R):
         logits[s] = pair_logits(
@@ -139,7 +147,7 @@ def execution_backward(
     grad_pooled, grad_attention, v, u, g, l, C1a, C2, c2, w, tokens, attention, seed, step, p_product, p_attention,
     activation,
 ):  # fmt: skip
-    draw, (B, K, R), N, acc = Draw(seed, step), g.shape, v.shape[1], accumulator(v.dtype)
+    draw, (B, K, R), N, acc = Masks(seed, step), g.shape, v.shape[1], accumulator(v.dtype)
     d_logits, d_tokens = attend_backward(grad_pooled, grad_attention, tokens, attention, draw, p_attention)
     dv, du, dg, dl = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (v, u, g, l))
     dC1a, dC2, dc2, dw = (torch.zeros(t.shape, dtype=acc, device=t.device) for t in (C1a, C2, c2, w))
@@ -176,7 +184,7 @@ def simple_logits(keys, query, w, activation, draw, p_product, start=0):
 
 
 def execution_simple(keys, query, w, tokens, mask, seed, step, p_product, p_attention, activation):
-    draw, (B, K, R), N = Draw(seed, step), query.shape, keys.shape[1]
+    draw, (B, K, R), N = Masks(seed, step), query.shape, keys.shape[1]
     logits = keys.new_empty(B, K, N, dtype=accumulator(keys.dtype))
     for s in tiles(B, K * N * R):
         logits[s] = simple_logits(keys[s], query[s], w, activation, draw, p_product, s.start * K * N * R)
@@ -197,7 +205,7 @@ def execution_simple_backward(
     p_attention,
     activation,
 ):
-    draw, (B, K, R), N, acc = Draw(seed, step), query.shape, keys.shape[1], accumulator(keys.dtype)
+    draw, (B, K, R), N, acc = Masks(seed, step), query.shape, keys.shape[1], accumulator(keys.dtype)
     d_logits, d_tokens = attend_backward(grad_pooled, grad_attention, tokens, attention, draw, p_attention)
     d_keys, d_query = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (keys, query))
     dw = torch.zeros(w.shape, dtype=acc, device=w.device)
@@ -220,23 +228,28 @@ def others(K: int, columns: int, device: torch.device) -> Tensor:
     return ~torch.eye(K, columns, dtype=torch.bool, device=device)
 
 
-def composition(
-    query, keys, operations, results, gate, mask_self, seed, step, p_product, p_value, p_attention
-):
-    draw, k = Draw(seed, step), torch.cat(keys, 1)
+def joined(states: list[Tensor]) -> Tensor:
+    """(B, columns, D) of a window, in the accumulator's dtype."""
+    return torch.cat(widened(*states), 1)
+
+
+def product_mask(query: Tensor, columns: int, p: float, draw: Masks) -> Tensor | None:
+    """The multipliers (B, K, columns, D) of drop_mod."""
     B, K, D = query.shape
-    product_shape = query.new_empty((), dtype=query.dtype).expand(B, K, k.shape[1], D)
-    keep = draw(product_shape, p_product, Role.COMPOSITION_PRODUCT)
-    gated = query * gate
+    return draw(query[:, :, None].expand(B, K, columns, D), p, Role.COMPOSITION_PRODUCT)
+
+
+def composition(query, keys, operations, results, gate, mask_self, seed, step, p_product, p_value, p_attention):
+    draw, k, dtype = Masks(seed, step), joined(keys), query.dtype
+    query, gate = widened(query, gate)
+    keep, gated = product_mask(query, k.shape[1], p_product, draw), query * gate
     logits = torch.bmm(gated, k.mT) if keep is None else torch.einsum("bkd,bjd,bkjd->bkj", gated, k, keep)
-    a = masked_softmax(
-        logits.to(accumulator(query.dtype)), others(K, k.shape[1], k.device) if mask_self else None
-    )
-    dropped = times(a, draw(a, p_attention, Role.COMPOSITION_ATTENTION)).to(query.dtype)
+    a = masked_softmax(logits, others(query.shape[1], k.shape[1], k.device) if mask_self else None)
+    dropped = times(a, draw(a, p_attention, Role.COMPOSITION_ATTENTION))
     pooled = []
     for states, role in ((operations, Role.COMPOSITION_OPERATION), (results, Role.COMPOSITION_RESULT)):
-        values = torch.cat(states, 1)
-        pooled.append(torch.bmm(dropped, times(values, draw(values, p_value, role))))
+        values = joined(states)
+        pooled.append(torch.bmm(dropped, times(values, draw(values, p_value, role))).to(dtype))
     return *pooled, a
 
 
@@ -244,32 +257,30 @@ def composition_backward(
     grad_operations, grad_results, grad_attention, query, keys, operations, results, gate, attention, mask_self, seed,
     step, p_product, p_value, p_attention,
 ):  # fmt: skip
-    draw, a, dtype, k = Draw(seed, step), attention, query.dtype, torch.cat(keys, 1)
-    B, K, D = query.shape
+    draw, a, k, dtype = Masks(seed, step), attention, joined(keys), query.dtype
+    grad_operations, grad_results, query, gate = widened(grad_operations, grad_results, query, gate)
     keep_a = draw(a, p_attention, Role.COMPOSITION_ATTENTION)
-    dropped = times(a, keep_a).to(dtype)
-    d_a = torch.zeros_like(a)
-    d_values = []
+    dropped, d_a, d_values = times(a, keep_a), torch.zeros_like(a), []
     for grad, states, role in (
         (grad_operations, operations, Role.COMPOSITION_OPERATION),
         (grad_results, results, Role.COMPOSITION_RESULT),
     ):
-        values = torch.cat(states, 1)
+        values = joined(states)
         keep = draw(values, p_value, role)
         d_a += torch.bmm(grad, times(values, keep).mT)
-        d_values.append(split(times(torch.bmm(dropped.mT, grad), keep), len(states)))
-    d_logits = softmax_slope(a, plus(times(d_a, keep_a), grad_attention)).to(dtype)
-    product_shape = query.new_empty((), dtype=dtype).expand(B, K, k.shape[1], D)
-    keep = draw(product_shape, p_product, Role.COMPOSITION_PRODUCT)
-    gated = query * gate
+        d_values.append(split(times(torch.bmm(dropped.mT, grad), keep), len(states), dtype))
+    d_logits = softmax_slope(a, plus(times(d_a, keep_a), grad_attention))
+    keep, gated = product_mask(query, k.shape[1], p_product, draw), query * gate
     if keep is None:
         d_gated, d_keys = torch.bmm(d_logits, k), torch.bmm(d_logits.mT, gated)
     else:
         d_gated = torch.einsum("bkj,bjd,bkjd->bkd", d_logits, k, keep)
         d_keys = torch.einsum("bkj,bkd,bkjd->bjd", d_logits, gated, keep)
-    return d_gated * gate, split(d_keys, len(keys)), *d_values, (d_gated * query).sum((0, 1))
+    d_query, d_gate = (d_gated * gate).to(dtype), (d_gated * query).sum((0, 1)).to(dtype)
+    return d_query, split(d_keys, len(keys), dtype), *d_values, d_gate
 
 
-def split(columns: Tensor, count: int) -> list[Tensor]:
+def split(columns: Tensor, count: int, dtype: torch.dtype) -> list[Tensor]:
     """One copy for each state of the window: an op may not return views of one buffer."""
-    return [block.clone(memory_format=torch.contiguous_format) for block in columns.chunk(count, 1)]
+    blocks = columns.chunk(count, 1)
+    return [block.to(dtype, copy=True, memory_format=torch.contiguous_format) for block in blocks]

@@ -1,0 +1,34 @@
+"""Shared fixtures: the backends that can run here, and a fixed seed for every test."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from iprm_kernels.backends import BACKENDS
+
+
+def pytest_report_header(config):
+    usable = [name for name, backend in BACKENDS.items() if not backend.unsupported(torch.device("cpu"), torch.float32)]
+    return f"torch {torch.__version__}, {torch.get_num_threads()} threads, backends on the CPU: {', '.join(usable)}"
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(params=list(BACKENDS))
+def backend(request) -> str:
+    """Each backend by name; skipped, with its reason, where it cannot run."""
+    if reason := BACKENDS[request.param].unsupported(torch.device("cpu"), torch.float32):
+        pytest.skip(f"{request.param}: {reason}")
+    return request.param
+
+
+@pytest.fixture
+def threads():
+    """Set the number of threads; restored afterwards."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
