@@ -15,7 +15,14 @@ from torch import Tensor, nn
 from iprm import reference
 from iprm.config import IPRMConfig
 from iprm.reference import Draw
-from iprm_kernels import composition, execution, execution_simple, formation
+from iprm_kernels import (
+    composition,
+    execution,
+    execution_dropped,
+    execution_simple,
+    execution_simple_dropped,
+    formation,
+)
 from iprm_kernels.activations import ACTIVATIONS
 from iprm_kernels.backends import BACKENDS
 from iprm_kernels.checks import check_choice
@@ -67,23 +74,21 @@ class Look(NamedTuple):
 class Execution(reference.Execution):
     """2. Operation execution."""
 
-    def look(self, x: Tensor) -> Look:
-        """The keys of x̃, which do not depend on the operation."""
-        if self.config.execution == "simple":
-            φ_v = ACTIVATIONS[self.config.execution_activation]
-            return Look(x, (self.C2(φ_v(self.C1(x))),))
-        v = self.Wk(x)
-        return Look(x, (v, F.linear(v, self.C1.weight[:, self.config.reduced_dim :], self.C1.bias)))
-
     def prepare(self, V: Tensor, drop: Draw) -> Tensor | Look:
         """Without visual dropout the keys do not depend on the step: they are made once."""
-        return V if drop.rate(self.config.visual_dropout) > 0.0 else self.look(V)
+        c = self.config
+        if drop.rate(c.visual_dropout) > 0.0:
+            return V
+        if c.execution == "simple":
+            return Look(V, (self.C2(ACTIVATIONS[c.execution_activation](self.C1(V))),))
+        v = self.Wk(V)
+        return Look(V, (v, F.linear(v, self.C1.weight[:, c.reduced_dim :], self.C1.bias)))
 
     def forward(
         self, z: Tensor, E: Tensor, V: Tensor | Look, mask: Tensor | None, drop: Draw
     ) -> tuple[Tensor, Tensor]:
         c = self.config
-        x, keys = V if isinstance(V, Look) else self.look(drop(V, c.visual_dropout, Role.VISUAL))
+        look = self.simple if c.execution == "simple" else self.full
         options = {
             "activation": c.execution_activation,
             "seed": drop.seed,
@@ -92,14 +97,29 @@ class Execution(reference.Execution):
             "p_attention": drop.rate(c.execution_attention_dropout),
             "backend": drop.backend,
         }
-        w = gate(self.w)
-        if c.execution == "simple":
-            pooled, a = execution_simple(*keys, self.simple_query(z, E, drop), w, x, mask, **options)
-        else:
-            g, l, C1a = self.full_query(z, E, drop), self.Wq(z), self.C1.weight[:, : c.reduced_dim]
-            pooled, a = execution(*keys, g, l, C1a, self.C2.weight, self.C2.bias, w, x, mask, **options)
+        pooled, a = look(z, E, V, mask, drop, options)
         total = total_weight(a, c.execution_attention_dropout, Role.EXECUTION_ATTENTION, drop)
         return self.norm(project(self.Wv, pooled, total)), a
+
+    def full(self, z, E, V, mask, drop, options) -> tuple[Tensor, Tensor]:
+        """Attention by the two-layer network of each pair."""
+        R, w = self.config.reduced_dim, gate(self.w)
+        g, l = self.full_query(z, E, drop), self.Wq(z)
+        C1a, C2, c2 = self.C1.weight[:, :R], self.C2.weight, self.C2.bias
+        if isinstance(V, Look):
+            return execution(*V.keys, g, l, C1a, C2, c2, w, V.x, mask, **options)
+        C1b, p_visual = self.C1.weight[:, R:], self.config.visual_dropout
+        keys = (self.Wk.weight, self.Wk.bias, C1b, self.C1.bias)
+        return execution_dropped(V, *keys, g, l, C1a, C2, c2, w, mask, p_visual=p_visual, **options)
+
+    def simple(self, z, E, V, mask, drop, options) -> tuple[Tensor, Tensor]:
+        """Attention by keys that do not depend on the operation."""
+        p, w = self.simple_query(z, E, drop), gate(self.w)
+        if isinstance(V, Look):
+            return execution_simple(*V.keys, p, w, V.x, mask, **options)
+        keys = (self.C1.weight, self.C1.bias, self.C2.weight, self.C2.bias)
+        p_visual = self.config.visual_dropout
+        return execution_simple_dropped(V, *keys, p, w, mask, p_visual=p_visual, **options)
 
 
 class Composition(reference.Composition):

@@ -6,7 +6,17 @@ Importing this package registers the operators `torch.ops.iprm.*`; it compiles n
 from iprm_kernels.backends import reasons
 from iprm_kernels.composition import composition
 from iprm_kernels.dropout import dropout
+from iprm_kernels.dropped_execution import execution_dropped, execution_simple_dropped
 from iprm_kernels.execution import execution, execution_simple
 from iprm_kernels.formation import formation
 
-__all__ = ["composition", "dropout", "execution", "execution_simple", "formation", "reasons"]
+__all__ = [
+    "composition",
+    "dropout",
+    "execution",
+    "execution_dropped",
+    "execution_simple",
+    "execution_simple_dropped",
+    "formation",
+    "reasons",
+]

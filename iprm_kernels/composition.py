@@ -66,13 +66,15 @@ def _autograd(ctx, grad_operations, grad_results, grad_attention):
     query, gate, attention, seed, *states = ctx.saved_tensors
     n = ctx.blocks
     keys, operations, results = states[:n], states[n : 2 * n], states[2 * n :]
-    grad_operations = torch.zeros_like(query) if grad_operations is None else grad_operations
-    grad_results = torch.zeros_like(query) if grad_results is None else grad_results
-    grads = torch.ops.iprm.composition_backward(
+    unused = [grad_operations is None, grad_results is None]
+    grad_operations = torch.zeros_like(query) if unused[0] else grad_operations
+    grad_results = torch.zeros_like(query) if unused[1] else grad_results
+    d_query, d_keys, *d_values, d_gate = torch.ops.iprm.composition_backward(
         grad_operations, grad_results, grad_attention, query, keys, operations, results, gate, attention,
         ctx.mask_self, seed, *ctx.options,
     )  # fmt: skip
-    return *grads, *([None] * 7)
+    d_values = [[None] * n if skip else grads for skip, grads in zip(unused, d_values, strict=True)]
+    return d_query, d_keys, *d_values, d_gate, *([None] * 7)
 
 
 library.impl("composition", _forward, "CompositeExplicitAutograd")

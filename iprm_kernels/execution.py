@@ -14,36 +14,30 @@ from iprm_kernels.dropout import check_rate
 from iprm_kernels.library import library
 
 _OPTIONS = "Tensor? seed, int step, float p_product, float p_attention, str activation, str backend"
-_FULL = "Tensor v, Tensor u, Tensor g, Tensor l, Tensor C1a, Tensor C2, Tensor c2, Tensor w, Tensor tokens"
-_SIMPLE = "Tensor keys, Tensor query, Tensor w, Tensor tokens"
-_GRADS = "Tensor grad_pooled, Tensor? grad_attention"
-
-library.define(f"execution({_FULL}, Tensor? mask, {_OPTIONS}) -> (Tensor, Tensor)")
-library.define(
-    f"execution_backward({_GRADS}, {_FULL}, Tensor attention, {_OPTIONS}) -> ({', '.join(['Tensor'] * 9)})"
-)
-library.define(f"execution_simple({_SIMPLE}, Tensor? mask, {_OPTIONS}) -> (Tensor, Tensor)")
-library.define(
-    f"execution_simple_backward({_GRADS}, {_SIMPLE}, Tensor attention, {_OPTIONS})"
-    " -> (Tensor, Tensor, Tensor, Tensor)"
-)
 
 
-def _register(op: str, count: int) -> None:
-    """Register `op` and its backward; its first `count` arguments are the differentiable tensors, tokens last."""
+def register(
+    op: str, names: tuple[str, ...], options: str, forward, backward, *, tokens: str, per_operation: str
+):
+    """Register an attention over visual tokens, (*tensors, mask, *options) -> (pooled, attention), and its backward.
 
-    def forward(*args):
-        *args, backend = args
-        return backends.run(backend, op, *args)
-
-    def backward(*args):
-        *args, backend = args
-        return backends.run(backend, f"{op}_backward", *args)
+    Args:
+        names: of the differentiable tensors, in order.  options: schema of what follows the mask, the seed first.
+        forward, backward: the implementations.
+        tokens, per_operation: the names of a (B, N, D) and of a (B, K, ·) tensor, which give the outputs' sizes.
+    """
+    count, tensors = len(names), ", ".join(f"Tensor {name}" for name in names)
+    token_index, operation_index = names.index(tokens), names.index(per_operation)
+    library.define(f"{op}({tensors}, Tensor? mask, {options}) -> (Tensor, Tensor)")
+    library.define(
+        f"{op}_backward(Tensor grad_pooled, Tensor? grad_attention, {tensors}, Tensor attention, {options})"
+        f" -> ({', '.join(['Tensor'] * count)})"
+    )
 
     def fake(*args):
-        per_operation, tokens = args[2 if op == "execution" else 1], args[count - 1]
-        (B, K, _), (_, N, D) = per_operation.shape, tokens.shape
-        return tokens.new_empty(B, K, D), tokens.new_empty(B, K, N, dtype=accumulator(tokens.dtype))
+        (B, K, _), like = args[operation_index].shape, args[token_index]
+        _, N, D = like.shape
+        return like.new_empty(B, K, D), like.new_empty(B, K, N, dtype=accumulator(like.dtype))
 
     def fake_backward(grad_pooled, grad_attention, *args):
         return tuple(t.new_empty(t.shape) for t in args[:count])
@@ -57,9 +51,10 @@ def _register(op: str, count: int) -> None:
     def autograd(ctx, grad_pooled, grad_attention):
         saved = ctx.saved_tensors
         if grad_pooled is None:
-            grad_pooled = saved[count - 1].new_zeros(ctx.pooled_shape)
+            grad_pooled = saved[token_index].new_zeros(ctx.pooled_shape)
         run = getattr(torch.ops.iprm, f"{op}_backward")
-        return *run(grad_pooled, grad_attention, *saved, *ctx.options), *([None] * 7)
+        grads = run(grad_pooled, grad_attention, *saved, *ctx.options)
+        return *grads, *([None] * (2 + len(ctx.options)))
 
     library.impl(op, forward, "CompositeExplicitAutograd")
     library.impl(f"{op}_backward", backward, "CompositeExplicitAutograd")
@@ -68,8 +63,29 @@ def _register(op: str, count: int) -> None:
     torch.library.register_autograd(f"iprm::{op}", autograd, setup_context=setup_context, lib=library)
 
 
-_register("execution", 9)
-_register("execution_simple", 4)
+def _by_backend(op: str):
+    """The implementation of a core: that of the backend which the last argument names."""
+
+    def implementation(*args):
+        *args, backend = args
+        return backends.run(backend, op, *args)
+
+    return implementation
+
+
+for _op, _names, _per_operation in (
+    ("execution", ("v", "u", "g", "l", "C1a", "C2", "c2", "w", "tokens"), "g"),
+    ("execution_simple", ("keys", "query", "w", "tokens"), "query"),
+):
+    register(
+        _op,
+        _names,
+        _OPTIONS,
+        _by_backend(_op),
+        _by_backend(f"{_op}_backward"),
+        tokens="tokens",
+        per_operation=_per_operation,
+    )
 
 
 def _check_shared(tokens, mask, B, N, seed, p_product, p_attention, activation) -> None:

@@ -11,10 +11,10 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from iprm_kernels.backends import eager
+from iprm_kernels.backends import cpu, eager
 from iprm_kernels.checks import check_choice, name_of
 
-BACKENDS: dict[str, ModuleType] = {"eager": eager}
+BACKENDS: dict[str, ModuleType] = {"cpu": cpu, "eager": eager}
 """Best first: "auto" takes the first that supports the call."""
 
 

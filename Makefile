@@ -1,0 +1,55 @@
+# Everything runs in the project's own virtual environment, made on first use.
+#   make run    train the reference and the fast module side by side, then the short benchmark: results/
+#   make test   the tests
+#   make lint   ruff and clang-format, check only;  make format  applies them
+#   make bench  the full benchmark sweep
+# TORCH is the requirement that the environment is made with: make test TORCH=torch==2.13.0
+
+PYTHON ?= python3
+TORCH ?= torch
+VENV ?= .venv
+OUT ?= results
+
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready-$(subst =,-,$(subst <,-,$(subst >,-,$(TORCH))))
+SOURCES := pyproject.toml setup.py build_backend.py $(shell find csrc -type f)
+
+.PHONY: run train bench bench-short test lint format clean
+
+run: train bench-short
+
+train: $(READY)
+	$(BIN)/python -m iprm.clevr.train --record $(OUT)/train.json
+
+bench-short: $(READY)
+	$(BIN)/python -m pytest benchmarks --short -q --benchmark-json=$(OUT)/benchmark.json
+	$(BIN)/python -m benchmarks.report $(OUT)/benchmark.json --out $(OUT)
+
+bench: $(READY)
+	$(BIN)/python -m pytest benchmarks -q --benchmark-json=$(OUT)/benchmark.json
+	$(BIN)/python -m benchmarks.report $(OUT)/benchmark.json --out $(OUT)
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	find csrc -name '*.h' -o -name '*.cpp' | xargs $(BIN)/clang-format --dry-run -Werror
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	find csrc -name '*.h' -o -name '*.cpp' | xargs $(BIN)/clang-format -i
+
+# Torch comes first, so that the kernels are compiled against the torch that they will run with.
+$(READY): $(SOURCES)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip setuptools wheel
+	$(BIN)/python -m pip install --quiet "$(TORCH)" ninja numpy
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[train,bench,test,dev]"
+	rm -f $(VENV)/.ready-*
+	touch $@
+
+clean:
+	rm -rf build $(OUT) iprm_kernels/*.so iprm_kernels/_build.json
