@@ -16,7 +16,7 @@ RECORD = Path(__file__).parents[1] / "_build.json"
 
 @functools.cache
 def build_record() -> dict:
-    """How the package was built: `extension` (bool), `reason` (why there is none) and `torch` (the version)."""
+    """How the package was built: `extension` (bool), `reason` (why there is none), `torch` (its version)."""
     if not RECORD.exists():
         return {"extension": False, "reason": "the extension was never built", "torch": None}
     return json.loads(RECORD.read_text())
@@ -29,7 +29,7 @@ def load() -> tuple[ModuleType | None, str | None]:
     if not record["extension"]:
         return None, record["reason"]
     if record["torch"] != torch.__version__:
-        return None, f"built for torch {record['torch']}, but this is torch {torch.__version__}: install again"
+        return None, f"built for torch {record['torch']}, not for {torch.__version__}: install the package again"
     try:
         return importlib.import_module("iprm_kernels._C"), None
     except ImportError as error:
@@ -71,14 +71,14 @@ def formation_backward(grad_z, grad_attention, query, tokens, gate, attention, s
     )
 
 
-def execution(v, u, g, l, C1a, C2, c2, w, tokens, mask, seed, step, p_product, p_attention, activation):  # noqa: E741
+def execution(v, u, g, l, C1a, C2, c2, w, tokens, mask, seed, step, p_product, p_attention, activation):
     return extension().execution(
         v, u, g, l, C1a, C2, c2, w, tokens, mask, seed, step, p_product, p_attention, activation
     )
 
 
 def execution_backward(
-    grad_pooled, grad_attention, v, u, g, l, C1a, C2, c2, w, tokens, attention,  # noqa: E741
+    grad_pooled, grad_attention, v, u, g, l, C1a, C2, c2, w, tokens, attention,
     seed, step, p_product, p_attention, activation,
 ):  # fmt: skip
     return extension().execution_backward(
@@ -88,33 +88,30 @@ def execution_backward(
 
 
 def execution_simple(keys, query, w, tokens, mask, seed, step, p_product, p_attention, activation):
-    return extension().execution_simple(
-        keys, query, w, tokens, mask, seed, step, p_product, p_attention, activation
-    )
+    return extension().execution_simple(keys, query, w, tokens, mask, seed, step, p_product, p_attention, activation)
 
 
 def execution_simple_backward(
-    grad_pooled, grad_attention, keys, query, w, tokens, attention, seed, step, p_product, p_attention, activation
-):
+    grad_pooled, grad_attention, keys, query, w, tokens, attention,
+    seed, step, p_product, p_attention, activation,
+):  # fmt: skip
     return extension().execution_simple_backward(
-        grad_pooled, grad_attention, keys, query, w, tokens, attention, seed, step, p_product, p_attention,
-        activation,
+        grad_pooled, grad_attention, keys, query, w, tokens, attention,
+        seed, step, p_product, p_attention, activation,
     )  # fmt: skip
 
 
-def composition(
-    query, keys, operations, results, gate, mask_self, seed, step, p_product, p_value, p_attention
-):
+def composition(query, keys, operations, results, gate, mask_self, seed, step, p_product, p_value, p_attention):
     return extension().composition(
         query, keys, operations, results, gate, mask_self, seed, step, p_product, p_value, p_attention
     )
 
 
 def composition_backward(
-    grad_operations, grad_results, grad_attention, query, keys, operations, results, gate, attention, mask_self,
-    seed, step, p_product, p_value, p_attention,
+    grad_operations, grad_results, grad_attention, query, keys, operations, results, gate, attention,
+    mask_self, seed, step, p_product, p_value, p_attention,
 ):  # fmt: skip
     return extension().composition_backward(
-        grad_operations, grad_results, grad_attention, query, keys, operations, results, gate, attention, mask_self,
-        seed, step, p_product, p_value, p_attention,
+        grad_operations, grad_results, grad_attention, query, keys, operations, results, gate, attention,
+        mask_self, seed, step, p_product, p_value, p_attention,
     )  # fmt: skip

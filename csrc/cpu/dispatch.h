@@ -1,0 +1,44 @@
+// The kernel table of this machine, and what every PyTorch-facing file needs to call it.
+#pragma once
+
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "kernels.h"
+
+namespace iprm::cpu {
+
+// The best table at::get_cpu_capability() allows; it honours ATEN_CPU_CAPABILITY.
+const KernelTable& kernel_table();
+
+template <typename T>
+const Kernels<T>& kernels();
+template <>
+inline const Kernels<float>& kernels<float>() {
+    return kernel_table().f32;
+}
+template <>
+inline const Kernels<double>& kernels<double>() {
+    return kernel_table().f64;
+}
+
+// The dtype logits, softmax and sums are computed in.
+inline at::ScalarType accumulator(at::ScalarType dtype) { return dtype == at::kDouble ? at::kDouble : at::kFloat; }
+
+// Calls body with a zero of the accumulator's C++ type.
+template <typename Body>
+auto with_accumulator(at::ScalarType dtype, Body&& body) {
+    return accumulator(dtype) == at::kDouble ? body(double{}) : body(float{});
+}
+
+// Calls body(first, last) on ranges of [0, count) in parallel, each worth some `work` operations an item.
+template <typename Body>
+void parallel(int64_t count, int64_t work, Body&& body) {
+    constexpr int64_t worthwhile = 1 << 16;
+    at::parallel_for(0, count, std::max<int64_t>(1, worthwhile / std::max<int64_t>(1, work)), std::forward<Body>(body));
+}
+
+}  // namespace iprm::cpu

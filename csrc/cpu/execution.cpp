@@ -1,0 +1,279 @@
+#include <ATen/ops/empty.h>
+
+#include "attend.h"
+
+namespace iprm::cpu {
+namespace {
+
+int64_t divide_up(int64_t x, int64_t y) { return (x + y - 1) / y; }
+int64_t round_up(int64_t x, int64_t unit) { return divide_up(x, unit) * unit; }
+
+// Tiles of near-equal height: low enough that a tile's buffers stay in the second-level cache, high enough
+// that the sums of the weights' gradients, read and written once per tile, do not count.
+Tiling tiling(int64_t tokens, int64_t row_unit) {
+    constexpr int64_t highest = 102;
+    const int64_t wanted = std::max<int64_t>(1, divide_up(tokens, highest));
+    const int64_t height = std::max(row_unit, round_up(divide_up(tokens, wanted), row_unit));
+    return {tokens, divide_up(tokens, height), height};
+}
+
+// How many partial sums of the weights' gradients there are. It depends on the sizes alone, not on the number
+// of threads, so that the order of the sums does not either.
+int64_t slot_count(int64_t tasks) { return std::clamp<int64_t>(tasks / 8, std::min<int64_t>(tasks, 8), 64); }
+
+// Panels of a square matrix (or of its transpose) for the micro-kernel.
+template <typename T>
+Tensor packed(const Tensor& matrix, bool transpose) {
+    Tensor source = matrix.to(accumulator(matrix.scalar_type())).resolve_neg();
+    if (source.stride(1) != 1) source = source.contiguous();
+    const int64_t rank = source.size(0), panel = kernels<T>().panel, panels = divide_up(rank, panel);
+    Tensor out = allocate({panels, rank, panel}, source);
+    const PackArgs<T> args{data<T>(source), source.stride(0), rank, transpose, out.mutable_data_ptr<T>()};
+    parallel(panels, rank * panel, [&](int64_t first, int64_t last) { kernels<T>().pack(args, first, last); });
+    return out;
+}
+
+// Sums the partial gradients (samples * tiles, K, width) over the tiles of each sample.
+template <typename T>
+Tensor sum_tiles(const Tensor& parts, int64_t tiles) {
+    if (tiles == 1) return parts;
+    const int64_t samples = parts.size(0) / std::max<int64_t>(1, tiles), size = parts.size(1) * parts.size(2);
+    Tensor out = allocate({samples, parts.size(1), parts.size(2)}, parts);
+    parallel(samples, tiles * size, [&](int64_t first, int64_t last) {
+        for (int64_t b = first; b < last; ++b) {
+            kernels<T>().sum({data<T>(parts) + b * tiles * size, tiles, size, out.mutable_data_ptr<T>() + b * size}, 0,
+                             size);
+        }
+    });
+    return out;
+}
+
+void expect_tokens(const Tensor& tokens, const Tensor& like, int64_t operations) {
+    expect_floating(tokens, "tokens", 3);
+    expect(tokens, "tokens", {like.size(0), like.size(1), tokens.size(2)}, like.scalar_type());
+    expect_columns("tokens", like.size(0) * operations, like.size(1));
+}
+
+// What the backward of either form is given besides the forward's inputs.
+void expect_gradients(const Tensor& grad_pooled, const OptionalTensor& grad_attention, const Tensor& tokens,
+                      const Tensor& attention, int64_t operations) {
+    const at::ScalarType dtype = tokens.scalar_type();
+    const int64_t map[] = {tokens.size(0), operations, tokens.size(1)};
+    expect(grad_pooled, "grad_pooled", {tokens.size(0), operations, tokens.size(2)}, dtype);
+    expect(attention, "attention", map, accumulator(dtype));
+    expect(grad_attention, "grad_attention", map, accumulator(dtype));
+}
+
+// Softmax of the logits in `attention`, in place, and the pooled tokens.
+template <typename T>
+Tensor attend(const Tensor& tokens, const OptionalTensor& mask, Tensor& attention, const DropoutMask& dropout) {
+    const Tensor x = operand(tokens);
+    const OptionalTensor keep = contiguous(mask);
+    Tensor pooled = allocate({x.size(0), attention.size(1), x.size(2)}, x);
+    const AttendArgs<T> args = attend_args<T>(x, keep, attention, pooled, dropout);
+    parallel(x.size(0), attend_work(args),
+             [&](int64_t first, int64_t last) { kernels<T>().attend(args, first, last); });
+    return pooled.to(tokens.scalar_type());
+}
+
+template <typename T>
+void attend_backward(AttendGradient& gradient, const DropoutMask& dropout) {
+    const AttendBackwardArgs<T> args = gradient.args<T>(dropout);
+    parallel(gradient.tokens.size(0), 2 * attend_work(args),
+             [&](int64_t first, int64_t last) { kernels<T>().attend_backward(args, first, last); });
+}
+
+void expect_inputs(const Tensor& v, const Tensor& u, const Tensor& g, const Tensor& l, const Tensor& c1a,
+                   const Tensor& c2, const Tensor& c2_bias, const Tensor& w, const Tensor& tokens) {
+    expect_floating(v, "v", 3);
+    expect_floating(g, "g", 3);
+    const at::ScalarType dtype = v.scalar_type();
+    const int64_t samples = v.size(0), operations = g.size(1), rank = v.size(2);
+    expect(u, "u", v.sizes(), dtype);
+    expect(g, "g", {samples, operations, rank}, dtype);
+    expect(l, "l", {samples, operations, rank}, dtype);
+    expect(c1a, "C1a", {rank, rank}, dtype);
+    expect(c2, "C2", {rank, rank}, dtype);
+    expect(c2_bias, "c2", {rank}, dtype);
+    expect(w, "w", {rank}, dtype);
+    expect_tokens(tokens, v, operations);
+}
+
+// The inputs in the form the kernels take: padded to whole panels, the matrices packed.
+template <typename T>
+struct ExecutionInputs {
+    ExecutionInputs(const Tensor& v, const Tensor& u, const Tensor& g, const Tensor& l, const Tensor& c1a,
+                    const Tensor& c2, const Tensor& c2_bias, const Tensor& w)
+        : rank(v.size(2)),
+          width(round_up(rank, kernels<T>().panel)),
+          tiles(tiling(v.size(1), kernels<T>().row_unit)),
+          tasks(v.size(0) * tiles.tiles),
+          v(padded_operand(v, width)),
+          u(padded_operand(u, width)),
+          g(padded_operand(g, width)),
+          l(padded_operand(l, width)),
+          c2_bias(padded_operand(c2_bias, width)),
+          w(padded_operand(w, width)),
+          c1a_t(packed<T>(c1a, true)),
+          c2_t(packed<T>(c2, true)) {}
+
+    ExecutionArgs<T> args(const DropoutMask& product, Activation activation, T* logits) const {
+        return {g.size(1),        rank,       width,      tiles,          data<T>(v),
+                data<T>(u),       data<T>(g), data<T>(l), data<T>(c1a_t), data<T>(c2_t),
+                data<T>(c2_bias), data<T>(w), logits,     product,        activation};
+    }
+
+    int64_t rank, width;
+    Tiling tiles;
+    int64_t tasks;
+    Tensor v, u, g, l, c2_bias, w, c1a_t, c2_t;
+};
+
+template <typename T>
+auto run_execution_backward(const ExecutionInputs<T>& in, const Tensor& c1a, const Tensor& c2,
+                            const Tensor& grad_logits, const DropoutMask& product, Activation activation) {
+    const int64_t operations = in.g.size(1), slots = slot_count(in.tasks);
+    const int64_t rows = round_up(in.rank, kernels<T>().row_unit);
+    const Tensor c1a_packed = packed<T>(c1a, false), c2_packed = packed<T>(c2, false);
+    Tensor grad_v = allocate(in.v.sizes(), in.v), grad_u = allocate(in.v.sizes(), in.v);
+    Tensor grad_g = allocate({in.tasks, operations, in.width}, in.v);
+    Tensor grad_l = allocate({in.tasks, operations, in.width}, in.v);
+    Tensor grad_c2_bias = allocate({in.tasks, in.width}, in.v), grad_w = allocate({in.tasks, in.width}, in.v);
+    Tensor grad_c1a = allocate({slots, rows, in.width}, in.v), grad_c2 = allocate({slots, rows, in.width}, in.v);
+    const ExecutionBackwardArgs<T> args{in.args(product, activation, nullptr),
+                                        data<T>(c1a_packed),
+                                        data<T>(c2_packed),
+                                        data<T>(grad_logits),
+                                        grad_v.mutable_data_ptr<T>(),
+                                        grad_u.mutable_data_ptr<T>(),
+                                        grad_g.mutable_data_ptr<T>(),
+                                        grad_l.mutable_data_ptr<T>(),
+                                        grad_c2_bias.mutable_data_ptr<T>(),
+                                        grad_w.mutable_data_ptr<T>(),
+                                        grad_c1a.mutable_data_ptr<T>(),
+                                        grad_c2.mutable_data_ptr<T>(),
+                                        in.tasks,
+                                        slots,
+                                        rows * in.width};
+    const int64_t work = in.tiles.height * operations * in.rank * in.width;
+    parallel(slots, work, [&](int64_t first, int64_t last) { kernels<T>().execution_backward(args, first, last); });
+    const at::ScalarType dtype = c1a.scalar_type();
+    const auto finish = [&](const Tensor& gradient) { return result(gradient, in.rank, dtype); };
+    const auto matrix = [&](const Tensor& parts) { return finish(sum_first(parts).narrow(0, 0, in.rank)); };
+    return std::make_tuple(finish(grad_v), finish(grad_u), finish(sum_tiles<T>(grad_g, in.tiles.tiles)),
+                           finish(sum_tiles<T>(grad_l, in.tiles.tiles)), matrix(grad_c1a), matrix(grad_c2),
+                           finish(sum_first(grad_c2_bias)), finish(sum_first(grad_w)));
+}
+
+void expect_simple_inputs(const Tensor& keys, const Tensor& query, const Tensor& w, const Tensor& tokens) {
+    expect_floating(keys, "keys", 3);
+    expect_floating(query, "query", 3);
+    expect(query, "query", {keys.size(0), query.size(1), keys.size(2)}, keys.scalar_type());
+    expect(w, "w", {keys.size(2)}, keys.scalar_type());
+    expect_tokens(tokens, keys, query.size(1));
+}
+
+template <typename T>
+SimpleExecutionArgs<T> simple_args(const Tensor& keys, const Tensor& query, const Tensor& w, T* logits,
+                                   const DropoutMask& product, Activation activation) {
+    return {query.size(1), keys.size(2),   tiling(keys.size(1), kernels<T>().row_unit),
+            data<T>(keys), data<T>(query), data<T>(w),
+            logits,        product,        activation};
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor> execution(const Tensor& v, const Tensor& u, const Tensor& g, const Tensor& l,
+                                     const Tensor& c1a, const Tensor& c2, const Tensor& c2_bias, const Tensor& w,
+                                     const Tensor& tokens, const OptionalTensor& mask, const OptionalTensor& seed,
+                                     int64_t step, double p_product, double p_attention,
+                                     const std::string& activation) {
+    expect_inputs(v, u, g, l, c1a, c2, c2_bias, w, tokens);
+    const int64_t samples = v.size(0), operations = g.size(1), count = v.size(1);
+    expect(mask, "mask", {samples, count}, at::kBool);
+    const Activation act = parse_activation(activation);
+    const DropoutMask product = dropout_mask(seed, step, Role::kProduct, p_product, "p_product");
+    const DropoutMask dropout = dropout_mask(seed, step, Role::kExecutionAttention, p_attention, "p_attention");
+    Tensor attention = allocate({samples, operations, count}, v);
+    Tensor pooled = with_accumulator(v.scalar_type(), [&](auto zero) {
+        using T = decltype(zero);
+        const ExecutionInputs<T> in(v, u, g, l, c1a, c2, c2_bias, w);
+        const ExecutionArgs<T> args = in.args(product, act, attention.mutable_data_ptr<T>());
+        parallel(in.tasks * operations, in.tiles.height * in.rank * in.width,
+                 [&](int64_t first, int64_t last) { kernels<T>().execution(args, first, last); });
+        return attend<T>(tokens, mask, attention, dropout);
+    });
+    return {pooled, attention};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> execution_backward(
+    const Tensor& grad_pooled, const OptionalTensor& grad_attention, const Tensor& v, const Tensor& u, const Tensor& g,
+    const Tensor& l, const Tensor& c1a, const Tensor& c2, const Tensor& c2_bias, const Tensor& w, const Tensor& tokens,
+    const Tensor& attention, const OptionalTensor& seed, int64_t step, double p_product, double p_attention,
+    const std::string& activation) {
+    expect_inputs(v, u, g, l, c1a, c2, c2_bias, w, tokens);
+    expect_gradients(grad_pooled, grad_attention, tokens, attention, g.size(1));
+    const Activation act = parse_activation(activation);
+    const DropoutMask product = dropout_mask(seed, step, Role::kProduct, p_product, "p_product");
+    const DropoutMask dropout = dropout_mask(seed, step, Role::kExecutionAttention, p_attention, "p_attention");
+    return with_accumulator(v.scalar_type(), [&](auto zero) {
+        using T = decltype(zero);
+        AttendGradient gradient(grad_pooled, grad_attention, tokens, attention);
+        attend_backward<T>(gradient, dropout);
+        const ExecutionInputs<T> in(v, u, g, l, c1a, c2, c2_bias, w);
+        return std::tuple_cat(run_execution_backward<T>(in, c1a, c2, gradient.grad_logits, product, act),
+                              std::make_tuple(gradient.grad_tokens.to(v.scalar_type())));
+    });
+}
+
+std::tuple<Tensor, Tensor> execution_simple(const Tensor& keys, const Tensor& query, const Tensor& w,
+                                            const Tensor& tokens, const OptionalTensor& mask,
+                                            const OptionalTensor& seed, int64_t step, double p_product,
+                                            double p_attention, const std::string& activation) {
+    expect_simple_inputs(keys, query, w, tokens);
+    expect(mask, "mask", {keys.size(0), keys.size(1)}, at::kBool);
+    const Activation act = parse_activation(activation);
+    const DropoutMask product = dropout_mask(seed, step, Role::kProduct, p_product, "p_product");
+    const DropoutMask dropout = dropout_mask(seed, step, Role::kExecutionAttention, p_attention, "p_attention");
+    Tensor attention = allocate({keys.size(0), query.size(1), keys.size(1)}, keys);
+    Tensor pooled = with_accumulator(keys.scalar_type(), [&](auto zero) {
+        using T = decltype(zero);
+        const Tensor key = operand(keys), q = operand(query), weight = operand(w);
+        const auto args = simple_args<T>(key, q, weight, attention.mutable_data_ptr<T>(), product, act);
+        parallel(keys.size(0) * args.tiling.tiles * args.operations, 16 * args.tiling.height * args.rank,
+                 [&](int64_t first, int64_t last) { kernels<T>().execution_simple(args, first, last); });
+        return attend<T>(tokens, mask, attention, dropout);
+    });
+    return {pooled, attention};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> execution_simple_backward(
+    const Tensor& grad_pooled, const OptionalTensor& grad_attention, const Tensor& keys, const Tensor& query,
+    const Tensor& w, const Tensor& tokens, const Tensor& attention, const OptionalTensor& seed, int64_t step,
+    double p_product, double p_attention, const std::string& activation) {
+    expect_simple_inputs(keys, query, w, tokens);
+    expect_gradients(grad_pooled, grad_attention, tokens, attention, query.size(1));
+    const at::ScalarType dtype = keys.scalar_type();
+    const Activation act = parse_activation(activation);
+    const DropoutMask product = dropout_mask(seed, step, Role::kProduct, p_product, "p_product");
+    const DropoutMask dropout = dropout_mask(seed, step, Role::kExecutionAttention, p_attention, "p_attention");
+    return with_accumulator(dtype, [&](auto zero) {
+        using T = decltype(zero);
+        AttendGradient gradient(grad_pooled, grad_attention, tokens, attention);
+        attend_backward<T>(gradient, dropout);
+        const Tensor key = operand(keys), q = operand(query), weight = operand(w);
+        const auto forward = simple_args<T>(key, q, weight, nullptr, product, act);
+        const int64_t tasks = keys.size(0) * forward.tiling.tiles;
+        Tensor grad_keys = allocate(keys.sizes(), keys), grad_w = allocate({tasks, forward.rank}, keys);
+        Tensor grad_query = allocate({tasks, forward.operations, forward.rank}, keys);
+        const SimpleExecutionBackwardArgs<T> args{forward, data<T>(gradient.grad_logits),
+                                                  grad_keys.mutable_data_ptr<T>(), grad_query.mutable_data_ptr<T>(),
+                                                  grad_w.mutable_data_ptr<T>()};
+        parallel(tasks, 32 * forward.tiling.height * forward.operations * forward.rank,
+                 [&](int64_t first, int64_t last) { kernels<T>().execution_simple_backward(args, first, last); });
+        return std::make_tuple(grad_keys.to(dtype), sum_tiles<T>(grad_query, forward.tiling.tiles).to(dtype),
+                               sum_first(grad_w).to(dtype), gradient.grad_tokens.to(dtype));
+    });
+}
+
+}  // namespace iprm::cpu

@@ -1,0 +1,375 @@
+// Operation execution, the logits: h = C2 act(C1a (g * v) + u) + c2, s = w . drop(act(h * l)).
+//
+// Per (sample, tile of tokens, operation) both products run on tiles that stay in the cache; biases,
+// activations, gates and the dot with w are epilogues of the products. The backward recomputes the tile.
+#pragma once
+
+#include "dropout_kernel.h"
+#include "math.h"
+#include "product.h"
+
+namespace iprm::cpu {
+namespace {
+
+// One tile of tokens of one sample. Rows are rounded up to whole blocks; the added rows hold zeros in
+// `scaled` and are never written to a tensor.
+struct Tile {
+    template <typename Sizes>
+    Tile(const Sizes& sizes, int64_t task)
+        : sample(task / sizes.tiling.tiles),
+          start(task % sizes.tiling.tiles * sizes.tiling.height),
+          count(smaller(sizes.tiling.height, sizes.tiling.tokens - start)),
+          rows(round_up(count, kRows)) {}
+
+    int64_t sample, start, count, rows;
+
+    // A row that exists, to read from in place of an added one.
+    int64_t existing(int64_t row) const { return smaller(row, count - 1); }
+};
+
+template <typename T>
+struct TileScratch {
+    explicit TileScratch(const ExecutionArgs<T>& args, bool backward)
+        : height(round_up(args.tiling.height, kRows)),
+          ld(args.width + (kLanes<T> > 8 ? kLanes<T> : 8)),  // off the powers of two; room for a block of 6
+          scaled(height * ld),
+          hidden(height * ld),
+          sums(height * kLanes<T>),
+          multipliers(args.product.active() ? multiplier_capacity(height * args.rank + args.width) : 0),
+          slope(backward ? height * ld : 0),
+          grad_pre(backward ? height * ld : 0),
+          grad_logits(backward ? height : 0) {}
+
+    int64_t height, ld;
+    Buffer<T> scaled;       // A = g * v
+    Buffer<T> hidden;       // H = act(A C1a^T + u)
+    Buffer<T> sums;         // one vector of partial sums of the logit per row
+    Buffer<T> multipliers;  // product dropout
+    Buffer<T> slope;        // act' of the hidden tile, then the gradient of its argument
+    Buffer<T> grad_pre;     // P, the gradient of H C2^T + c2
+    Buffer<T> grad_logits;
+};
+
+template <typename T>
+void scale_tile(const ExecutionArgs<T>& args, const Tile& tile, const T* g, TileScratch<T>& s) {
+    const T* v = args.v + (tile.sample * args.tiling.tokens + tile.start) * args.width;
+    for (int64_t r = 0; r < tile.count; ++r) {
+        T* out = s.scaled.get() + r * s.ld;
+        for (int64_t c = 0; c < args.width; c += kLanes<T>) {
+            store(out + c, load(v + r * args.width + c) * load(g + c));
+        }
+    }
+    for (int64_t r = tile.count; r < tile.rows; ++r) {
+        std::memset(s.scaled.get() + r * s.ld, 0, static_cast<size_t>(args.width) * sizeof(T));
+    }
+}
+
+// H, and the slopes for the backward.
+template <typename Act, bool kSlope, typename T>
+void hidden_tile(const ExecutionArgs<T>& args, const Tile& tile, TileScratch<T>& s) {
+    const int64_t ld = s.ld;
+    const T* u = args.u + (tile.sample * args.tiling.tokens + tile.start) * args.width;
+    T* hidden = s.hidden.get();
+    T* slope = s.slope.get();
+    panel_product(tile.rows, args.rank, s.scaled.get(), ld, args.c1a_t, args.width,
+                  [&](int64_t r, int64_t c, auto& acc) IPRM_LAMBDA {
+#pragma GCC unroll 8
+                      for (int i = 0; i < kRows; ++i) {
+                          const T* ur = u + tile.existing(r + i) * args.width + c;
+#pragma GCC unroll 8
+                          for (int j = 0; j < kPanelVectors; ++j) {
+                              const int64_t at = (r + i) * ld + c + j * kLanes<T>;
+                              const Vec<T> pre = acc[i][j] + load(ur + j * kLanes<T>);
+                              if constexpr (kSlope) {
+                                  const auto y = Act::value_and_slope(pre);
+                                  store(hidden + at, y.value);
+                                  store(slope + at, y.slope);
+                              } else {
+                                  store(hidden + at, Act::value(pre));
+                              }
+                          }
+                      }
+                  });
+}
+
+// The logits of the tile's rows.
+template <typename Act, typename T>
+void logit_tile(const ExecutionArgs<T>& args, const Tile& tile, const T* l, const T* multipliers, TileScratch<T>& s,
+                T* logits) {
+    T* sums = s.sums.get();
+    panel_product(tile.rows, args.rank, s.hidden.get(), s.ld, args.c2_t, args.width,
+                  [&](int64_t r, int64_t c, auto& acc) IPRM_LAMBDA {
+#pragma GCC unroll 8
+                      for (int i = 0; i < kRows; ++i) {
+                          Vec<T> sum = c > 0 ? load(sums + (r + i) * kLanes<T>) : Vec<T>{};
+#pragma GCC unroll 8
+                          for (int j = 0; j < kPanelVectors; ++j) {
+                              const int64_t d = c + j * kLanes<T>;
+                              Vec<T> y = Act::value((acc[i][j] + load(args.c2_bias + d)) * load(l + d));
+                              if (multipliers != nullptr) y *= load(multipliers + (r + i) * args.rank + d);
+                              sum += y * load(args.w + d);
+                          }
+                          store(sums + (r + i) * kLanes<T>, sum);
+                      }
+                  });
+    for (int64_t r = 0; r < tile.count; ++r) logits[r] = horizontal_sum(load(sums + r * kLanes<T>));
+}
+
+// The product-dropout multipliers of a tile, rows of `rank` numbers; null without dropout.
+template <typename Args, typename T>
+const T* tile_multipliers(const Args& args, const Tile& tile, int64_t k, T* buffer) {
+    if (!args.product.active()) return nullptr;
+    const int64_t row = (tile.sample * args.operations + k) * args.tiling.tokens + tile.start;
+    return draw_multipliers(args.product, row * args.rank, tile.count * args.rank, buffer);
+}
+
+template <typename Act, typename T>
+void execution_range(const ExecutionArgs<T>& args, int64_t first, int64_t last) {
+    TileScratch<T> scratch(args, false);
+    for (int64_t i = first; i < last; ++i) {
+        const Tile tile(args, i / args.operations);
+        const int64_t k = i % args.operations, row = tile.sample * args.operations + k;
+        scale_tile(args, tile, args.g + row * args.width, scratch);
+        hidden_tile<Act, false>(args, tile, scratch);
+        const T* multipliers = tile_multipliers(args, tile, k, scratch.multipliers.get());
+        logit_tile<Act>(args, tile, args.l + row * args.width, multipliers, scratch,
+                        args.logits + row * args.tiling.tokens + tile.start);
+    }
+}
+
+// Where the gradients of one (task, operation) go.
+template <typename T>
+struct TileGradients {
+    T *v, *u;        // rows of the tile
+    T *g, *l;        // this task's and operation's
+    T *c2_bias, *w;  // this task's
+    T *c1a, *c2;     // the slot's
+};
+
+// P = gradient of H C2^T + c2, and the gradients of l, c2 and w.
+template <typename Act, typename T>
+void pre_gate_backward(const ExecutionArgs<T>& args, const Tile& tile, const T* l, const T* multipliers,
+                       TileScratch<T>& s, const TileGradients<T>& out) {
+    const int64_t ld = s.ld;
+    const T* grad_logits = s.grad_logits.get();
+    T* grad_pre = s.grad_pre.get();
+    panel_product(tile.rows, args.rank, s.hidden.get(), ld, args.c2_t, args.width,
+                  [&](int64_t r, int64_t c, auto& acc) IPRM_LAMBDA {
+#pragma GCC unroll 8
+                      for (int j = 0; j < kPanelVectors; ++j) {
+                          const int64_t d = c + j * kLanes<T>;
+                          const Vec<T> lv = load(l + d), bias = load(args.c2_bias + d), wv = load(args.w + d);
+                          Vec<T> dl = load(out.l + d), db = load(out.c2_bias + d), dw = load(out.w + d);
+#pragma GCC unroll 8
+                          for (int i = 0; i < kRows; ++i) {
+                              const Vec<T> pre = acc[i][j] + bias;
+                              const auto y = Act::value_and_slope(pre * lv);
+                              Vec<T> grad = splat<Vec<T>>(grad_logits[r + i]);
+                              if (multipliers != nullptr) grad *= load(multipliers + (r + i) * args.rank + d);
+                              dw += grad * y.value;
+                              const Vec<T> gated = grad * wv * y.slope;
+                              dl += gated * pre;
+                              const Vec<T> p = gated * lv;
+                              db += p;
+                              store(grad_pre + (r + i) * ld + d, p);
+                          }
+                          store(out.l + d, dl);
+                          store(out.c2_bias + d, db);
+                          store(out.w + d, dw);
+                      }
+                  });
+}
+
+// The gradient of A C1a^T + u, in place of the slopes, and du.
+template <typename T>
+IPRM_NOINLINE void hidden_backward(const ExecutionBackwardArgs<T>& args, const Tile& tile, TileScratch<T>& s,
+                                   const TileGradients<T>& out) {
+    const int64_t ld = s.ld, width = args.forward.width;
+    T* slope = s.slope.get();
+    panel_product(tile.rows, args.forward.rank, s.grad_pre.get(), ld, args.c2, width,
+                  [&](int64_t r, int64_t c, auto& acc) IPRM_LAMBDA {
+#pragma GCC unroll 8
+                      for (int i = 0; i < kRows; ++i) {
+                          const bool exists = r + i < tile.count;
+#pragma GCC unroll 8
+                          for (int j = 0; j < kPanelVectors; ++j) {
+                              const int64_t d = c + j * kLanes<T>;
+                              T* p = slope + (r + i) * ld + d;
+                              const Vec<T> grad = acc[i][j] * load(p);
+                              store(p, grad);
+                              T* du = out.u + (r + i) * width + d;
+                              if (exists) store(du, load(du) + grad);
+                          }
+                      }
+                  });
+}
+
+// dg and dv.
+template <typename T>
+IPRM_NOINLINE void scaled_backward(const ExecutionBackwardArgs<T>& args, const Tile& tile, const T* g,
+                                   TileScratch<T>& s, const TileGradients<T>& out) {
+    const int64_t width = args.forward.width;
+    const T* v = args.forward.v + (tile.sample * args.forward.tiling.tokens + tile.start) * width;
+    panel_product(tile.rows, args.forward.rank, s.slope.get(), s.ld, args.c1a, width,
+                  [&](int64_t r, int64_t c, auto& acc) IPRM_LAMBDA {
+#pragma GCC unroll 8
+                      for (int j = 0; j < kPanelVectors; ++j) {
+                          const int64_t d = c + j * kLanes<T>;
+                          const Vec<T> gv = load(g + d);
+                          Vec<T> dg = load(out.g + d);
+#pragma GCC unroll 8
+                          for (int i = 0; i < kRows; ++i) {
+                              if (r + i >= tile.count) break;
+                              const int64_t at = (r + i) * width + d;
+                              dg += acc[i][j] * load(v + at);
+                              store(out.v + at, load(out.v + at) + acc[i][j] * gv);
+                          }
+                          store(out.g + d, dg);
+                      }
+                  });
+}
+
+template <typename Act, typename T>
+void tile_backward(const ExecutionBackwardArgs<T>& args, const Tile& tile, int64_t k, TileScratch<T>& s,
+                   const TileGradients<T>& out) {
+    const ExecutionArgs<T>& f = args.forward;
+    const int64_t row = tile.sample * f.operations + k;
+    const T* g = f.g + row * f.width;
+    const T* grad_logits = args.grad_logits + row * f.tiling.tokens + tile.start;
+    for (int64_t r = 0; r < tile.rows; ++r) s.grad_logits.get()[r] = r < tile.count ? grad_logits[r] : T(0);
+
+    scale_tile(f, tile, g, s);
+    hidden_tile<Act, true>(f, tile, s);
+    const T* multipliers = tile_multipliers(f, tile, k, s.multipliers.get());
+    pre_gate_backward<Act>(f, tile, f.l + row * f.width, multipliers, s, out);
+    add_transposed_product(tile.count, s.grad_pre.get(), s.hidden.get(), s.ld, f.rank, f.width, out.c2);
+    hidden_backward(args, tile, s, out);
+    add_transposed_product(tile.count, s.slope.get(), s.scaled.get(), s.ld, f.rank, f.width, out.c1a);
+    scaled_backward(args, tile, g, s, out);
+}
+
+template <typename T>
+void set_zero(T* p, int64_t count) {
+    std::memset(p, 0, static_cast<size_t>(count) * sizeof(T));
+}
+
+template <typename Act, typename T>
+void execution_backward_slot(const ExecutionBackwardArgs<T>& args, int64_t slot, TileScratch<T>& scratch) {
+    const ExecutionArgs<T>& f = args.forward;
+    TileGradients<T> out;
+    out.c1a = args.grad_c1a + slot * args.slot_size;
+    out.c2 = args.grad_c2 + slot * args.slot_size;
+    set_zero(out.c1a, args.slot_size);
+    set_zero(out.c2, args.slot_size);
+    for (int64_t task = args.tasks * slot / args.slots; task < args.tasks * (slot + 1) / args.slots; ++task) {
+        const Tile tile(f, task);
+        const int64_t row = (tile.sample * f.tiling.tokens + tile.start) * f.width;
+        out.v = args.grad_v + row;
+        out.u = args.grad_u + row;
+        out.c2_bias = args.grad_c2_bias + task * f.width;
+        out.w = args.grad_w + task * f.width;
+        set_zero(out.v, tile.count * f.width);
+        set_zero(out.u, tile.count * f.width);
+        set_zero(out.c2_bias, f.width);
+        set_zero(out.w, f.width);
+        for (int64_t k = 0; k < f.operations; ++k) {
+            out.g = args.grad_g + (task * f.operations + k) * f.width;
+            out.l = args.grad_l + (task * f.operations + k) * f.width;
+            set_zero(out.g, f.width);
+            set_zero(out.l, f.width);
+            tile_backward<Act>(args, tile, k, scratch, out);
+        }
+    }
+}
+
+template <typename T>
+void execution(const ExecutionArgs<T>& args, int64_t first, int64_t last) {
+    with_activation(args.activation, [&](auto act) { execution_range<decltype(act)>(args, first, last); });
+}
+
+template <typename T>
+void execution_backward(const ExecutionBackwardArgs<T>& args, int64_t first, int64_t last) {
+    TileScratch<T> scratch(args.forward, true);
+    with_activation(args.forward.activation, [&](auto act) {
+        for (int64_t slot = first; slot < last; ++slot) execution_backward_slot<decltype(act)>(args, slot, scratch);
+    });
+}
+
+// The simple form: s = w . drop(act(q * k)), elementwise.
+template <typename Act, typename T>
+void execution_simple_range(const SimpleExecutionArgs<T>& args, int64_t first, int64_t last) {
+    const int64_t rank = args.rank, tokens = args.tiling.tokens;
+    Buffer<T> buffer(args.product.active() ? multiplier_capacity(args.tiling.height * rank) : 0);
+    for (int64_t i = first; i < last; ++i) {
+        const Tile tile(args, i / args.operations);
+        const int64_t k = i % args.operations, row = tile.sample * args.operations + k;
+        const T* q = args.query + row * rank;
+        const T* multipliers = tile_multipliers(args, tile, k, buffer.get());
+        for (int64_t n = 0; n < tile.count; ++n) {
+            const T* key = args.keys + (tile.sample * tokens + tile.start + n) * rank;
+            Vec<T> sum = {};
+            for_columns<T>(rank, [&](int64_t c, auto lanes) IPRM_LAMBDA {
+                Vec<T> y = Act::value(lanes.load(q + c) * lanes.load(key + c));
+                if (multipliers != nullptr) y *= lanes.load(multipliers + n * rank + c);
+                sum += y * lanes.load(args.w + c);
+            });
+            args.logits[row * tokens + tile.start + n] = horizontal_sum(sum);
+        }
+    }
+}
+
+// All operations of one tile; columns outside, rows inside, so that dq and dw stay in registers.
+template <typename Act, typename T>
+void execution_simple_task(const SimpleExecutionBackwardArgs<T>& args, int64_t task, T* buffer) {
+    const SimpleExecutionArgs<T>& f = args.forward;
+    const Tile tile(f, task);
+    const int64_t rank = f.rank, row = tile.sample * f.tiling.tokens + tile.start;
+    const T* keys = f.keys + row * rank;
+    T* grad_keys = args.grad_keys + row * rank;
+    T* grad_w = args.grad_w + task * rank;
+    set_zero(grad_keys, tile.count * rank);
+    set_zero(grad_w, rank);
+    for (int64_t k = 0; k < f.operations; ++k) {
+        const int64_t query = (tile.sample * f.operations + k);
+        const T* q = f.query + query * rank;
+        const T* grad_logits = args.grad_logits + query * f.tiling.tokens + tile.start;
+        T* grad_q = args.grad_query + (task * f.operations + k) * rank;
+        const T* multipliers = tile_multipliers(f, tile, k, buffer);
+        for_columns<T>(rank, [&](int64_t c, auto lanes) IPRM_LAMBDA {
+            const Vec<T> qv = lanes.load(q + c), wv = lanes.load(f.w + c);
+            Vec<T> dq = {}, dw = lanes.load(grad_w + c);
+            for (int64_t n = 0; n < tile.count; ++n) {
+                const int64_t at = n * rank + c;
+                const Vec<T> key = lanes.load(keys + at);
+                const auto y = Act::value_and_slope(qv * key);
+                Vec<T> grad = splat<Vec<T>>(grad_logits[n]);
+                if (multipliers != nullptr) grad *= lanes.load(multipliers + at);
+                dw += grad * y.value;
+                const Vec<T> gated = grad * wv * y.slope;
+                dq += gated * key;
+                lanes.store(grad_keys + at, lanes.load(grad_keys + at) + gated * qv);
+            }
+            lanes.store(grad_q + c, dq);
+            lanes.store(grad_w + c, dw);
+        });
+    }
+}
+
+template <typename T>
+void execution_simple(const SimpleExecutionArgs<T>& args, int64_t first, int64_t last) {
+    with_activation(args.activation, [&](auto act) { execution_simple_range<decltype(act)>(args, first, last); });
+}
+
+template <typename T>
+void execution_simple_backward(const SimpleExecutionBackwardArgs<T>& args, int64_t first, int64_t last) {
+    const SimpleExecutionArgs<T>& f = args.forward;
+    Buffer<T> buffer(f.product.active() ? multiplier_capacity(f.tiling.height * f.rank) : 0);
+    with_activation(f.activation, [&](auto act) {
+        for (int64_t task = first; task < last; ++task) {
+            execution_simple_task<decltype(act)>(args, task, buffer.get());
+        }
+    });
+}
+
+}  // namespace
+}  // namespace iprm::cpu

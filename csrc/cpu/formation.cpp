@@ -1,0 +1,61 @@
+#include "attend.h"
+
+namespace iprm::cpu {
+namespace {
+
+void expect_inputs(const Tensor& query, const Tensor& tokens, const Tensor& gate) {
+    expect_floating(query, "query", 3);
+    expect_floating(tokens, "tokens", 3);
+    const int64_t samples = query.size(0), dim = query.size(2);
+    expect(tokens, "tokens", {samples, tokens.size(1), dim}, query.scalar_type());
+    expect(gate, "gate", {dim}, query.scalar_type());
+    expect_columns("tokens", samples * query.size(1), tokens.size(1));
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor> formation(const Tensor& query, const Tensor& tokens, const Tensor& gate,
+                                     const OptionalTensor& mask, const OptionalTensor& seed, int64_t step,
+                                     double p_attention) {
+    expect_inputs(query, tokens, gate);
+    const int64_t samples = query.size(0), columns = tokens.size(1);
+    expect(mask, "mask", {samples, columns}, at::kBool);
+    const DropoutMask dropout = dropout_mask(seed, step, Role::kFormationAttention, p_attention, "p_attention");
+    const Tensor q = operand(query), x = operand(tokens), f = operand(gate);
+    const OptionalTensor keep = contiguous(mask);
+    Tensor z = allocate(query.sizes(), query), attention = allocate({samples, query.size(1), columns}, query);
+    with_accumulator(query.scalar_type(), [&](auto zero) {
+        using T = decltype(zero);
+        const FormationArgs<T> args{data<T>(q), data<T>(f), attend_args<T>(x, keep, attention, z, dropout)};
+        parallel(samples, attend_work(args.attend),
+                 [&](int64_t first, int64_t last) { kernels<T>().formation(args, first, last); });
+    });
+    return {z.to(query.scalar_type()), attention};
+}
+
+std::tuple<Tensor, Tensor, Tensor> formation_backward(const Tensor& grad_z, const OptionalTensor& grad_attention,
+                                                      const Tensor& query, const Tensor& tokens, const Tensor& gate,
+                                                      const Tensor& attention, const OptionalTensor& seed, int64_t step,
+                                                      double p_attention) {
+    expect_inputs(query, tokens, gate);
+    const at::ScalarType dtype = query.scalar_type();
+    const int64_t samples = query.size(0), dim = query.size(2);
+    const int64_t map[] = {samples, query.size(1), tokens.size(1)};
+    expect(grad_z, "grad_z", query.sizes(), dtype);
+    expect(attention, "attention", map, accumulator(dtype));
+    expect(grad_attention, "grad_attention", map, accumulator(dtype));
+    const DropoutMask dropout = dropout_mask(seed, step, Role::kFormationAttention, p_attention, "p_attention");
+    const Tensor q = operand(query), f = operand(gate);
+    AttendGradient attend(grad_z, grad_attention, tokens, attention);
+    Tensor grad_query = allocate(query.sizes(), query), grad_gate = allocate({samples, dim}, query);
+    with_accumulator(dtype, [&](auto zero) {
+        using T = decltype(zero);
+        const FormationBackwardArgs<T> args{data<T>(q), data<T>(f), grad_query.mutable_data_ptr<T>(),
+                                            grad_gate.mutable_data_ptr<T>(), attend.args<T>(dropout)};
+        parallel(samples, 4 * attend_work(args.attend),
+                 [&](int64_t first, int64_t last) { kernels<T>().formation_backward(args, first, last); });
+    });
+    return {grad_query.to(dtype), attend.grad_tokens.to(dtype), sum_first(grad_gate).to(dtype)};
+}
+
+}  // namespace iprm::cpu

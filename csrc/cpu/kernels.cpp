@@ -1,0 +1,44 @@
+// The kernels of one instruction set: setup.py compiles this file once for each, with IPRM_ISA its name.
+#include "kernels.h"
+
+#include "attention_kernel.h"
+#include "composition_kernel.h"
+#include "dropout_kernel.h"
+#include "execution_kernel.h"
+#include "formation_kernel.h"
+
+namespace iprm::cpu {
+namespace {
+
+template <typename T>
+constexpr Kernels<T> make_kernels() {
+    Kernels<T> k{};
+    k.panel = kPanel<T>;
+    k.row_unit = kRows;
+    k.dropout = dropout<T>;
+    k.sum = sum<T>;
+    k.attend = attend<T>;
+    k.attend_backward = attend_backward<T>;
+    k.formation = formation<T>;
+    k.formation_backward = formation_backward<T>;
+    k.pack = pack<T>;
+    k.execution = execution<T>;
+    k.execution_backward = execution_backward<T>;
+    k.execution_simple = execution_simple<T>;
+    k.execution_simple_backward = execution_simple_backward<T>;
+    k.composition = composition<T>;
+    k.composition_backward = composition_backward<T>;
+    return k;
+}
+
+}  // namespace
+
+#define IPRM_STRING(name) #name
+#define IPRM_NAME(name) IPRM_STRING(name)
+#define IPRM_JOIN(prefix, name) prefix##name
+#define IPRM_TABLE(name) IPRM_JOIN(kernels_, name)
+
+extern const KernelTable IPRM_TABLE(IPRM_ISA);
+const KernelTable IPRM_TABLE(IPRM_ISA) = {IPRM_NAME(IPRM_ISA), make_kernels<float>(), make_kernels<double>()};
+
+}  // namespace iprm::cpu

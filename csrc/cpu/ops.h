@@ -1,0 +1,65 @@
+// The ops of the CPU backend. Symbols as in the mechanism: B samples, K operations, L language tokens, N
+// visual tokens, D model width, R reduced width, C columns of the window. Inputs are float32, float64,
+// bfloat16 or float16, all of one dtype; attention is float32 (float64 for float64).
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "arguments.h"
+
+namespace iprm::cpu {
+
+using at::Tensor;
+
+// Fixed-order sum over the first dimension.
+Tensor sum_first(const Tensor& parts);
+
+Tensor dropout(const Tensor& x, double p, const OptionalTensor& seed, int64_t stream);
+
+std::tuple<Tensor, Tensor> formation(const Tensor& query, const Tensor& tokens, const Tensor& gate,
+                                     const OptionalTensor& mask, const OptionalTensor& seed, int64_t step,
+                                     double p_attention);
+
+std::tuple<Tensor, Tensor, Tensor> formation_backward(const Tensor& grad_z, const OptionalTensor& grad_attention,
+                                                      const Tensor& query, const Tensor& tokens, const Tensor& gate,
+                                                      const Tensor& attention, const OptionalTensor& seed, int64_t step,
+                                                      double p_attention);
+
+std::tuple<Tensor, Tensor> execution(const Tensor& v, const Tensor& u, const Tensor& g, const Tensor& l,
+                                     const Tensor& c1a, const Tensor& c2, const Tensor& c2_bias, const Tensor& w,
+                                     const Tensor& tokens, const OptionalTensor& mask, const OptionalTensor& seed,
+                                     int64_t step, double p_product, double p_attention, const std::string& activation);
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> execution_backward(
+    const Tensor& grad_pooled, const OptionalTensor& grad_attention, const Tensor& v, const Tensor& u, const Tensor& g,
+    const Tensor& l, const Tensor& c1a, const Tensor& c2, const Tensor& c2_bias, const Tensor& w, const Tensor& tokens,
+    const Tensor& attention, const OptionalTensor& seed, int64_t step, double p_product, double p_attention,
+    const std::string& activation);
+
+std::tuple<Tensor, Tensor> execution_simple(const Tensor& keys, const Tensor& query, const Tensor& w,
+                                            const Tensor& tokens, const OptionalTensor& mask,
+                                            const OptionalTensor& seed, int64_t step, double p_product,
+                                            double p_attention, const std::string& activation);
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> execution_simple_backward(
+    const Tensor& grad_pooled, const OptionalTensor& grad_attention, const Tensor& keys, const Tensor& query,
+    const Tensor& w, const Tensor& tokens, const Tensor& attention, const OptionalTensor& seed, int64_t step,
+    double p_product, double p_attention, const std::string& activation);
+
+std::tuple<Tensor, Tensor, Tensor> composition(const Tensor& query, const std::vector<Tensor>& keys,
+                                               const std::vector<Tensor>& operations,
+                                               const std::vector<Tensor>& results, const Tensor& gate, bool mask_self,
+                                               const OptionalTensor& seed, int64_t step, double p_product,
+                                               double p_value, double p_attention);
+
+std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>, std::vector<Tensor>, Tensor> composition_backward(
+    const Tensor& grad_operations, const Tensor& grad_results, const OptionalTensor& grad_attention,
+    const Tensor& query, const std::vector<Tensor>& keys, const std::vector<Tensor>& operations,
+    const std::vector<Tensor>& results, const Tensor& gate, const Tensor& attention, bool mask_self,
+    const OptionalTensor& seed, int64_t step, double p_product, double p_value, double p_attention);
+
+}  // namespace iprm::cpu

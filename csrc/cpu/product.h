@@ -1,0 +1,185 @@
+// Matrix products: a register-tiled micro-kernel over packed panels for the large ones, plain blocks of rows
+// for the small ones.
+#pragma once
+
+#include "kernels.h"
+#include "vector.h"
+
+namespace iprm::cpu {
+namespace {
+
+// acc[i][j] = sum over k of a[i * row + k * column] * b[k * ldb + j], for 6 rows and a panel of columns.
+template <typename T, typename Epilogue>
+IPRM_INLINE void micro_product(int64_t depth, const T* __restrict a, int64_t row, int64_t column, const T* __restrict b,
+                               int64_t ldb, Epilogue&& epilogue) {
+    Vec<T> acc[kRows][kPanelVectors] = {};
+#pragma GCC unroll 1
+    for (int64_t k = 0; k < depth; ++k) {
+        Vec<T> bv[kPanelVectors];
+#pragma GCC unroll 8
+        for (int j = 0; j < kPanelVectors; ++j) bv[j] = load(b + k * ldb + j * kLanes<T>);
+#pragma GCC unroll 8
+        for (int i = 0; i < kRows; ++i) {
+            const T av = a[i * row + k * column];
+#pragma GCC unroll 8
+            for (int j = 0; j < kPanelVectors; ++j) acc[i][j] += av * bv[j];
+        }
+    }
+    epilogue(acc);
+}
+
+// The product of `rows` rows (a multiple of 6) with packed panels: epilogue(first row, first column, acc).
+template <typename T, typename Epilogue>
+IPRM_INLINE void panel_product(int64_t rows, int64_t depth, const T* a, int64_t lda, const T* packed, int64_t width,
+                               Epilogue&& epilogue) {
+    for (int64_t c = 0; c < width; c += kPanel<T>) {
+        for (int64_t r = 0; r < rows; r += kRows) {
+            micro_product(depth, a + r * lda, lda, 1, packed + c * depth, kPanel<T>,
+                          [&](auto& acc) IPRM_LAMBDA { epilogue(r, c, acc); });
+        }
+    }
+}
+
+// out += x^T y over `depth` rows; `rank` columns of x, rounded up to whole blocks, become rows of out.
+template <typename T>
+IPRM_NOINLINE void add_transposed_product(int64_t depth, const T* x, const T* y, int64_t ld, int64_t rank,
+                                          int64_t width, T* out) {
+    for (int64_t c = 0; c < width; c += kPanel<T>) {
+        for (int64_t r = 0; r < rank; r += kRows) {
+            micro_product(depth, x + r, 1, ld, y + c, ld, [&](auto& acc) IPRM_LAMBDA {
+#pragma GCC unroll 8
+                for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 8
+                    for (int j = 0; j < kPanelVectors; ++j) {
+                        T* p = out + (r + i) * width + c + j * kLanes<T>;
+                        store(p, load(p) + acc[i][j]);
+                    }
+                }
+            });
+        }
+    }
+}
+
+template <typename T>
+void pack(const PackArgs<T>& args, int64_t first, int64_t last) {
+    const int64_t rank = args.rank, ld = args.row_stride;
+    constexpr int64_t width = kPanel<T>;
+    for (int64_t panel = first; panel < last; ++panel) {
+        T* out = args.packed + panel * rank * width;
+        const int64_t c0 = panel * width, columns = smaller(width, rank - c0);
+        if (columns < width) std::memset(out, 0, static_cast<size_t>(rank * width) * sizeof(T));
+        for (int64_t k = 0; k < rank; ++k) {
+            if (args.transpose) {
+                const T* in = args.weight + c0 * ld + k;
+                for (int64_t j = 0; j < columns; ++j) out[k * width + j] = in[j * ld];
+            } else {
+                const T* in = args.weight + k * ld + c0;
+                for (int64_t j = 0; j < columns; ++j) out[k * width + j] = in[j];
+            }
+        }
+    }
+}
+
+template <typename T>
+void sum(const SumArgs<T>& args, int64_t first, int64_t last) {
+    constexpr int64_t chunk = 2048;  // stays in the first-level cache while the parts stream through
+    for (int64_t c = first; c < last; c += chunk) {
+        const int64_t n = smaller(chunk, last - c);
+        T* __restrict out = args.out + c;
+        for (int64_t i = 0; i < n; ++i) out[i] = 0;
+        for (int64_t j = 0; j < args.count; ++j) {
+            const T* __restrict part = args.parts + j * args.stride + c;
+            for (int64_t i = 0; i < n; ++i) out[i] += part[i];
+        }
+    }
+}
+
+template <int kBlock, int kVectors, typename T, typename Lanes>
+IPRM_INLINE void block_product(int64_t depth, const T* a, int64_t row, int64_t column, const T* b, int64_t ldb, T* c,
+                               int64_t ldc, bool accumulate, Lanes lanes) {
+    Vec<T> acc[kBlock][kVectors] = {};
+    for (int64_t k = 0; k < depth; ++k) {
+        Vec<T> bv[kVectors];
+#pragma GCC unroll 8
+        for (int j = 0; j < kVectors; ++j) bv[j] = lanes.load(b + k * ldb + j * kLanes<T>);
+#pragma GCC unroll 8
+        for (int i = 0; i < kBlock; ++i) {
+            const T av = a[i * row + k * column];
+#pragma GCC unroll 8
+            for (int j = 0; j < kVectors; ++j) acc[i][j] += av * bv[j];
+        }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < kBlock; ++i) {
+#pragma GCC unroll 8
+        for (int j = 0; j < kVectors; ++j) {
+            T* p = c + i * ldc + j * kLanes<T>;
+            lanes.store(p, accumulate ? lanes.load(p) + acc[i][j] : acc[i][j]);
+        }
+    }
+}
+
+// c (m x n) = or += a (m x depth, by strides) b (depth x n)
+template <typename T>
+IPRM_NOINLINE void small_product(int64_t m, int64_t n, int64_t depth, const T* a, int64_t row, int64_t column,
+                                 const T* b, int64_t ldb, T* c, int64_t ldc, bool accumulate) {
+    for_row_blocks(m, [&](int64_t r, auto rows) IPRM_LAMBDA {
+        constexpr int block = decltype(rows)::value;
+        const T* ar = a + r * row;
+        T* cr = c + r * ldc;
+        int64_t j = 0;
+        for (; j + kPanel<T> <= n; j += kPanel<T>) {
+            block_product<block, kPanelVectors>(depth, ar, row, column, b + j, ldb, cr + j, ldc, accumulate, Whole{});
+        }
+        for (; j + kLanes<T> <= n; j += kLanes<T>) {
+            block_product<block, 1>(depth, ar, row, column, b + j, ldb, cr + j, ldc, accumulate, Whole{});
+        }
+        if (j < n) {
+            block_product<block, 1>(depth, ar, row, column, b + j, ldb, cr + j, ldc, accumulate, Part{n - j});
+        }
+    });
+}
+
+template <int kBlock, int kColumns, typename T>
+IPRM_INLINE void dot_block(int64_t dim, const T* x, const T* y, T* out, int64_t ld, bool accumulate) {
+    Vec<T> acc[kBlock][kColumns] = {};
+    for_columns<T>(dim, [&](int64_t d, auto lanes) IPRM_LAMBDA {
+        Vec<T> yv[kColumns];
+#pragma GCC unroll 8
+        for (int j = 0; j < kColumns; ++j) yv[j] = lanes.load(y + j * dim + d);
+#pragma GCC unroll 8
+        for (int i = 0; i < kBlock; ++i) {
+            const Vec<T> xv = lanes.load(x + i * dim + d);
+#pragma GCC unroll 8
+            for (int j = 0; j < kColumns; ++j) acc[i][j] += xv * yv[j];
+        }
+    });
+#pragma GCC unroll 8
+    for (int i = 0; i < kBlock; ++i) {
+#pragma GCC unroll 8
+        for (int j = 0; j < kColumns; ++j) {
+            const T s = horizontal_sum(acc[i][j]);
+            out[i * ld + j] = accumulate ? out[i * ld + j] + s : s;
+        }
+    }
+}
+
+// out[k * ld + c] = or += x_k . y_c, for m rows of x and n rows of y, each of `dim` numbers
+template <typename T>
+IPRM_NOINLINE void dot_rows(int64_t m, int64_t n, int64_t dim, const T* x, const T* y, T* out, int64_t ld,
+                            bool accumulate) {
+    int64_t c = 0;
+    for (; c + 2 <= n; c += 2) {
+        for_row_blocks(m, [&](int64_t r, auto rows) IPRM_LAMBDA {
+            dot_block<decltype(rows)::value, 2>(dim, x + r * dim, y + c * dim, out + r * ld + c, ld, accumulate);
+        });
+    }
+    if (c < n) {
+        for_row_blocks(m, [&](int64_t r, auto rows) IPRM_LAMBDA {
+            dot_block<decltype(rows)::value, 1>(dim, x + r * dim, y + c * dim, out + r * ld + c, ld, accumulate);
+        });
+    }
+}
+
+}  // namespace
+}  // namespace iprm::cpu

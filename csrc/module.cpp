@@ -1,0 +1,54 @@
+// Python bindings of the compiled backends, and what they were built with.
+#include <ATen/Version.h>
+#include <torch/csrc/utils/pybind.h>
+#include <torch/version.h>
+
+#include "cpu/dispatch.h"
+#include "cpu/ops.h"
+
+namespace py = pybind11;
+
+namespace {
+
+// IPRM_FLAGS and IPRM_INSTRUCTION_SETS come from setup.py.
+py::dict build_info() {
+    py::dict info;
+    info["compiler"] =
+#if defined(__clang__)
+        "clang " __clang_version__;
+#elif defined(__GNUC__)
+        "gcc " __VERSION__;
+#else
+        "unknown";
+#endif
+    info["flags"] = IPRM_FLAGS;
+    info["torch"] = TORCH_VERSION;
+    info["instruction_sets"] = py::str(IPRM_INSTRUCTION_SETS).attr("split")(",");
+    info["cuda_archs"] = py::list();
+#if defined(_OPENMP)
+    info["openmp"] = true;
+#else
+    info["openmp"] = false;
+#endif
+    return info;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+    using namespace iprm::cpu;
+    using release = py::call_guard<py::gil_scoped_release>;
+
+    m.def("build_info", &build_info);
+    m.def("cpu_capability", [] { return std::string(kernel_table().name); });
+
+    m.def("dropout", &dropout, release());
+    m.def("formation", &formation, release());
+    m.def("formation_backward", &formation_backward, release());
+    m.def("execution", &execution, release());
+    m.def("execution_backward", &execution_backward, release());
+    m.def("execution_simple", &execution_simple, release());
+    m.def("execution_simple_backward", &execution_simple_backward, release());
+    m.def("composition", &composition, release());
+    m.def("composition_backward", &composition_backward, release());
+}
