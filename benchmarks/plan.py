@@ -1,0 +1,119 @@
+"""Which points, steps and variants a run measures, from its command-line options."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from benchmarks.measure import Effort
+from benchmarks.points import Point
+from benchmarks.variants import default_variants, fast_variants
+from benchmarks.workload import STEPS
+
+AXES = {
+    "num_ops": ("K, parallel operations", "1,2,4,6,8,12,16,32"),
+    "num_steps": ("T, reasoning steps", "9"),
+    "window": ("W, lookback window", "2"),
+    "visual_tokens": ("N, visual tokens", "196"),
+    "language_tokens": ("L, language tokens", "24"),
+    "batch": ("B, batch size", "8"),
+    "dim": ("D, model width", "512"),
+    "reduction": ("r, the visual keys have width D / r", "2"),
+    "dtype": ("float32, bfloat16, float16, float64, amp-bfloat16 or amp-float16", "float32"),
+    "dropout": ("off, or on in training steps at the default rates", "off"),
+    "threads": ("CPU threads", str(os.cpu_count() or 1)),
+}
+"""Each axis of the sweep: its help and its default values. Every combination of values is a point."""
+MEASURED = (*STEPS, "memory")
+SHORT_OPS, HEADLINE_OPS, GROWN_OPS = "1,6,16", "6", 32
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the results."""
+
+    point: Point
+    measured: str  # "forward", "training" or "memory"
+    variant: str
+
+    @property
+    def test(self) -> str:
+        """The test that measures it."""
+        return "test_memory" if self.measured == "memory" else "test_latency"
+
+    @property
+    def label(self) -> str:
+        return f"{self.measured}-{self.point.label}-{self.variant}"
+
+
+def add_options(parser) -> None:
+    """The sweep's options, added to pytest's."""
+    group = parser.getgroup("iprm", "sweeps over the mechanism's sizes (comma-separated lists)")
+    for axis, (help_text, default) in AXES.items():
+        flag = "--" + axis.replace("_", "-")
+        group.addoption(flag, dest=f"iprm_{axis}", metavar="LIST", help=f"{help_text}; default {default}")
+    group.addoption("--device", dest="iprm_device", help="cpu or cuda; default cuda where there is one")
+    group.addoption("--variants", dest="iprm_variants", metavar="LIST", help="default: all that can run")
+    group.addoption("--measured", dest="iprm_measured", default=",".join(MEASURED), metavar="LIST")
+    group.addoption("--rounds", dest="iprm_rounds", type=int, default=7, help="fewest timed rounds")
+    group.addoption("--seconds", dest="iprm_seconds", type=float, help="time for a point's rounds; default 20, short 5")
+    group.addoption("--short", dest="iprm_short", action="store_true", help="K = 1, 6, 16; no torch.compile, no eager")
+    group.addoption(
+        "--headline",
+        dest="iprm_headline",
+        action="store_true",
+        help="K = 6 with torch.compile, and the memory of K = 32 without",
+    )
+
+
+def effort_of(options, step: str) -> Effort:
+    """The rounds of a step; in the short form a slow training step may have fewer."""
+    seconds = options.iprm_seconds or (5.0 if options.iprm_short else 20.0)
+    hurried = {"patience": 30.0} if options.iprm_short and step == "training" else {}
+    return Effort(fewest=options.iprm_rounds, seconds=seconds, **hurried)
+
+
+def _values(options, axis: str) -> list:
+    """The values of an axis, in the type of the field of Point."""
+    default = AXES[axis][1]
+    if axis == "num_ops" and (options.iprm_short or options.iprm_headline):
+        default = SHORT_OPS if options.iprm_short else HEADLINE_OPS
+    values = (getattr(options, f"iprm_{axis}") or default).split(",")
+    if axis == "dtype":
+        return values
+    if axis == "dropout":
+        return [{"off": False, "on": True}[value] for value in values]
+    return [int(value) for value in values]
+
+
+def points_of(options) -> list[Point]:
+    """Every combination of the axes' values."""
+    device = options.iprm_device or ("cuda" if torch.cuda.is_available() else "cpu")
+    lists = [_values(options, axis) for axis in AXES]
+    return [Point(**dict(zip(AXES, values, strict=True)), device=device) for values in itertools.product(*lists)]
+
+
+def variants_of(options, point: Point) -> list[str]:
+    if options.iprm_variants:
+        return options.iprm_variants.split(",")
+    if not options.iprm_short:
+        return default_variants(point)
+    variants = default_variants(point, compiled=False)
+    fallback = "fast[eager]"  # slow, and only of interest where nothing else runs
+    return [name for name in variants if name != fallback or fast_variants(point)[0] == fallback]
+
+
+def cases_of(options) -> Iterator[Case]:
+    """All that is to be measured, a point at a time, so that its variants are interleaved."""
+    for point in points_of(options):
+        for measured in options.iprm_measured.split(","):
+            for variant in variants_of(options, point):
+                yield Case(point, measured, variant)
+        if options.iprm_headline and "memory" in options.iprm_measured:
+            grown = Point(**point.as_dict() | {"num_ops": GROWN_OPS})
+            for variant in fast_variants(grown)[:1]:
+                yield Case(grown, "memory", variant)

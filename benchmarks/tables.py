@@ -1,0 +1,142 @@
+"""The Markdown of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from statistics import median
+
+from benchmarks.gate import TIMES_REFERENCE
+from benchmarks.points import Point
+from benchmarks.records import (
+    MEASURED,
+    Record,
+    best_compiled,
+    find,
+    grouped,
+    ratio,
+    unique,
+    variants_in,
+)
+
+SYMBOLS = {
+    "num_ops": "K",
+    "num_steps": "T",
+    "window": "W",
+    "visual_tokens": "N",
+    "language_tokens": "L",
+    "batch": "B",
+    "dim": "D",
+    "reduction": "r",
+}
+HEADS = {"forward": "forward, ms", "training": "training step, ms", "memory": "step's extra memory, MB"}
+UNITS = {"forward": 1e3, "training": 1e3, "memory": 1e-6}
+
+
+def number(value: float) -> str:
+    """Three digits or so."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def sizes(point: Point, over: str) -> str:
+    """The sizes that a table or plot holds fixed, as one line."""
+    parts = [f"{letter} = {getattr(point, name)}" for name, letter in SYMBOLS.items() if name != over]
+    parts += [point.dtype] if over != "dtype" else []
+    parts += [f"dropout {'on' if point.dropout else 'off'}"] if over != "dropout" else []
+    if over != "threads" and point.device == "cpu":
+        parts += [f"{point.threads} thread{'s' if point.threads > 1 else ''}"]
+    return ", ".join([*parts, point.device])
+
+
+def _table(head: list[str], rows: Iterable[list[str]]) -> str:
+    aligned = [":--" if index < 2 else "--:" for index in range(len(head))]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, aligned, *rows])
+
+
+def _cells(records: list[Record], record: Record | None, point: Point, measured: str) -> list[str]:
+    """Value, ratio to the reference, ratio to the best of torch.compile."""
+    if record is None:
+        return ["", "", ""]
+    if record.value is None:
+        return [f"**{record.status}**", "", ""]
+    baselines = find(records, point, measured, "reference"), best_compiled(records, point, measured)
+    ratios = [ratio(baseline, record) for baseline in baselines]
+    return [number(record.value * UNITS[measured]), *("" if x is None else f"{x:.2f}x" for x in ratios)]
+
+
+def _row(records: list[Record], point: Point, variant: str, over: str, shown: list[str]) -> list[str]:
+    cells = [str(getattr(point, over)), f"`{variant}`"]
+    found = [find(records, point, measured, variant) for measured in shown]
+    for measured, record in zip(shown, found, strict=True):
+        cells += _cells(records, record, point, measured)
+    known = [record.error for record in found if record and record.error is not None]
+    return [*cells, f"{max(known):.1g}" if known else ""]
+
+
+def group_table(records: list[Record], over: str) -> str:
+    """One table: a row for each value of the axis and variant."""
+    shown = [measured for measured in MEASURED if any(r.measured == measured for r in records)]
+    head = [SYMBOLS.get(over, over), "variant"]
+    for measured in shown:
+        head += [HEADS[measured], "vs reference", "vs compiled"]
+    points = sorted({record.point for record in records}, key=lambda point: getattr(point, over))
+    rows = [
+        _row(records, point, variant, over, shown)
+        for point in points
+        for variant in variants_in(record for record in records if record.point == point)
+    ]
+    return _table([*head, "error"], rows)
+
+
+def refused_list(records: list[Record]) -> str:
+    """What was not measured, and why."""
+    lines = [
+        f"- `{r.variant}`, {r.measured}, K = {r.point.num_ops}, {r.point.dtype}: **{r.status}**. {r.message}"
+        for r in records
+        if r.value is None
+    ]
+    return "## Not measured\n\n" + "\n".join(lines) + "\n\n" if lines else ""
+
+
+def conditions_list(records: list[Record], load: tuple[float, float] | None) -> str:
+    """What all figures were measured under."""
+    names = dict.fromkeys(name for record in records for name, _ in record.context)
+    lines = [f"- {name}: {unique(dict(r.context)[name] for r in records if r.context)}" for name in names]
+    if load:
+        lines.append(f"- Load average during the run: {load[0]} to {load[1]}")
+    timed = [record for record in records if record.value and record.quartiles]
+    if timed:
+        counts, spreads = [r.rounds for r in timed], [(r.quartiles[1] - r.quartiles[0]) / r.value for r in timed]
+        lines.append(f"- Times: medians of at least {min(counts)} rounds, variants interleaved")
+        lines.append(
+            f"- Spread: the middle half of the rounds spans {median(spreads):.0%} of the median (typical case), "
+            f"{max(spreads):.0%} (worst case)"
+        )
+    return "\n".join(lines)
+
+
+LEGEND = f"""\
+Forward: evaluation, no gradients. Training step: forward and backward pass, gradients of all parameters and
+of the three inputs. Memory: the peak of a training step above what is there before it, in a fresh process.
+"vs reference" and "vs compiled" say how many times faster or smaller than the plain reference and than the
+best that `torch.compile` made of PyTorch code (`reference+compile`, `algebra+compile`). Error: the largest
+of all outputs and gradients, against float64, relative to each tensor's largest entry; a variant beyond
+{TIMES_REFERENCE:g} times the reference's own error (or a small floor) is **wrong** and not timed.
+"""
+
+
+def page(
+    records: list[Record],
+    over: str,
+    load: tuple[float, float] | None,
+    goals: str,
+    plots: dict[Point, list[str]],
+) -> str:
+    """The whole report."""
+    parts = ["# Benchmarks\n", conditions_list(records, load) + "\n", LEGEND]
+    if goals:
+        parts.append(f"## Goals\n\n{goals}\n")
+    for point, group in grouped(records, over).items():
+        pictures = "\n".join(f"![{name}]({name})" for name in plots.get(point, []))
+        parts.append(f"## {sizes(point, over)}\n\n{group_table(group, over)}\n")
+        parts += [pictures + "\n"] if pictures else []
+    return "\n".join([*parts, refused_list(records)]).rstrip() + "\n"
