@@ -79,6 +79,25 @@ def plain_execution_simple(
     return _attend(y, w, tokens, mask, seed, step, p_product, p_attention)
 
 
+def plain_execution_dropped(
+    V, Wk, bk, C1b, c1, g, l, C1a, C2, c2, w, mask=None, *, seed, step, p_visual, **options
+):  # fmt: skip
+    """`iprm_kernels.execution_dropped` likewise; autograd keeps the keys of every step."""
+    x = dropout(V, p_visual, seed, stream_of(step, Role.VISUAL))
+    v = F.linear(x, Wk, bk)
+    u = F.linear(v, C1b, c1)
+    return plain_execution(v, u, g, l, C1a, C2, c2, w, x, mask, seed=seed, step=step, **options)
+
+
+def plain_execution_simple_dropped(
+    V, C1, c1, C2, c2, query, w, mask=None, *, seed, step, p_visual, activation, **options
+):  # fmt: skip
+    """`iprm_kernels.execution_simple_dropped` likewise."""
+    x = dropout(V, p_visual, seed, stream_of(step, Role.VISUAL))
+    keys = F.linear(ACTIVATIONS[activation](F.linear(x, C1, c1)), C2, c2)
+    return plain_execution_simple(keys, query, w, x, mask, seed=seed, step=step, activation=activation, **options)
+
+
 def plain_composition(
     query, keys, operations, results, gate, *, mask_self=True, seed=None, step=0, p_product=0.0, p_value=0.0,
     p_attention=0.0, backend="auto",
@@ -102,7 +121,9 @@ def plain_cores() -> Iterator[None]:
         fast,
         formation=plain_formation,
         execution=plain_execution,
+        execution_dropped=plain_execution_dropped,
         execution_simple=plain_execution_simple,
+        execution_simple_dropped=plain_execution_simple_dropped,
         composition=plain_composition,
     ):
         yield
