@@ -19,7 +19,7 @@ struct Tile {
         : sample(task / sizes.tiling.tiles),
           start(task % sizes.tiling.tiles * sizes.tiling.height),
           count(smaller(sizes.tiling.height, sizes.tiling.tokens - start)),
-          rows(round_up(count, kRows)) {}
+          rows(round_up(count, kTileRows)) {}
 
     int64_t sample, start, count, rows;
 
@@ -30,8 +30,8 @@ struct Tile {
 template <typename T>
 struct TileScratch {
     explicit TileScratch(const ExecutionArgs<T>& args, bool backward)
-        : height(round_up(args.tiling.height, kRows)),
-          ld(args.width + (kLanes<T> > 8 ? kLanes<T> : 8)),  // off the powers of two; room for a block of 6
+        : height(round_up(args.tiling.height, kTileRows)),
+          ld(args.width + 16),  // off the powers of two, with room for a block of rows when they are columns
           scaled(height * ld),
           hidden(height * ld),
           sums(height * kLanes<T>),
@@ -73,11 +73,11 @@ void hidden_tile(const ExecutionArgs<T>& args, const Tile& tile, TileScratch<T>&
     T* slope = s.slope.get();
     panel_product(tile.rows, args.rank, s.scaled.get(), ld, args.c1a_t, args.width,
                   [&](int64_t r, int64_t c, auto& acc) IPRM_LAMBDA {
-#pragma GCC unroll 8
-                      for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 16
+                      for (int i = 0; i < kTileRows; ++i) {
                           const T* ur = u + tile.existing(r + i) * args.width + c;
-#pragma GCC unroll 8
-                          for (int j = 0; j < kPanelVectors; ++j) {
+#pragma GCC unroll 16
+                          for (int j = 0; j < kTileVectors; ++j) {
                               const int64_t at = (r + i) * ld + c + j * kLanes<T>;
                               const Vec<T> pre = acc[i][j] + load(ur + j * kLanes<T>);
                               if constexpr (kSlope) {
@@ -99,11 +99,11 @@ void logit_tile(const ExecutionArgs<T>& args, const Tile& tile, const T* l, cons
     T* sums = s.sums.get();
     panel_product(tile.rows, args.rank, s.hidden.get(), s.ld, args.c2_t, args.width,
                   [&](int64_t r, int64_t c, auto& acc) IPRM_LAMBDA {
-#pragma GCC unroll 8
-                      for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 16
+                      for (int i = 0; i < kTileRows; ++i) {
                           Vec<T> sum = c > 0 ? load(sums + (r + i) * kLanes<T>) : Vec<T>{};
-#pragma GCC unroll 8
-                          for (int j = 0; j < kPanelVectors; ++j) {
+#pragma GCC unroll 16
+                          for (int j = 0; j < kTileVectors; ++j) {
                               const int64_t d = c + j * kLanes<T>;
                               Vec<T> y = Act::value((acc[i][j] + load(args.c2_bias + d)) * load(l + d));
                               if (multipliers != nullptr) y *= load(multipliers + (r + i) * args.rank + d);
@@ -155,13 +155,13 @@ void pre_gate_backward(const ExecutionArgs<T>& args, const Tile& tile, const T* 
     T* grad_pre = s.grad_pre.get();
     panel_product(tile.rows, args.rank, s.hidden.get(), ld, args.c2_t, args.width,
                   [&](int64_t r, int64_t c, auto& acc) IPRM_LAMBDA {
-#pragma GCC unroll 8
-                      for (int j = 0; j < kPanelVectors; ++j) {
+#pragma GCC unroll 16
+                      for (int j = 0; j < kTileVectors; ++j) {
                           const int64_t d = c + j * kLanes<T>;
                           const Vec<T> lv = load(l + d), bias = load(args.c2_bias + d), wv = load(args.w + d);
                           Vec<T> dl = load(out.l + d), db = load(out.c2_bias + d), dw = load(out.w + d);
-#pragma GCC unroll 8
-                          for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 16
+                          for (int i = 0; i < kTileRows; ++i) {
                               const Vec<T> pre = acc[i][j] + bias;
                               const auto y = Act::value_and_slope(pre * lv);
                               Vec<T> grad = splat<Vec<T>>(grad_logits[r + i]);
@@ -188,11 +188,11 @@ IPRM_NOINLINE void hidden_backward(const ExecutionBackwardArgs<T>& args, const T
     T* slope = s.slope.get();
     panel_product(tile.rows, args.forward.rank, s.grad_pre.get(), ld, args.c2, width,
                   [&](int64_t r, int64_t c, auto& acc) IPRM_LAMBDA {
-#pragma GCC unroll 8
-                      for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 16
+                      for (int i = 0; i < kTileRows; ++i) {
                           const bool exists = r + i < tile.count;
-#pragma GCC unroll 8
-                          for (int j = 0; j < kPanelVectors; ++j) {
+#pragma GCC unroll 16
+                          for (int j = 0; j < kTileVectors; ++j) {
                               const int64_t d = c + j * kLanes<T>;
                               T* p = slope + (r + i) * ld + d;
                               const Vec<T> grad = acc[i][j] * load(p);
@@ -212,13 +212,13 @@ IPRM_NOINLINE void scaled_backward(const ExecutionBackwardArgs<T>& args, const T
     const T* v = args.forward.v + (tile.sample * args.forward.tiling.tokens + tile.start) * width;
     panel_product(tile.rows, args.forward.rank, s.slope.get(), s.ld, args.c1a, width,
                   [&](int64_t r, int64_t c, auto& acc) IPRM_LAMBDA {
-#pragma GCC unroll 8
-                      for (int j = 0; j < kPanelVectors; ++j) {
+#pragma GCC unroll 16
+                      for (int j = 0; j < kTileVectors; ++j) {
                           const int64_t d = c + j * kLanes<T>;
                           const Vec<T> gv = load(g + d);
                           Vec<T> dg = load(out.g + d);
-#pragma GCC unroll 8
-                          for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 16
+                          for (int i = 0; i < kTileRows; ++i) {
                               if (r + i >= tile.count) break;
                               const int64_t at = (r + i) * width + d;
                               dg += acc[i][j] * load(v + at);

@@ -13,8 +13,8 @@ namespace {
 template <typename T>
 constexpr Kernels<T> make_kernels() {
     Kernels<T> k{};
-    k.panel = kPanel<T>;
-    k.row_unit = kRows;
+    k.panel = kTilePanel<T>;
+    k.row_unit = kTileRows;
     k.dropout = dropout<T>;
     k.sum = sum<T>;
     k.attend = attend<T>;

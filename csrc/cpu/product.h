@@ -8,33 +8,33 @@
 namespace iprm::cpu {
 namespace {
 
-// acc[i][j] = sum over k of a[i * row + k * column] * b[k * ldb + j], for 6 rows and a panel of columns.
+// acc[i][j] = sum over k of a[i * row + k * column] * b[k * ldb + j], for a block of rows and a panel of columns.
 template <typename T, typename Epilogue>
 IPRM_INLINE void micro_product(int64_t depth, const T* __restrict a, int64_t row, int64_t column, const T* __restrict b,
                                int64_t ldb, Epilogue&& epilogue) {
-    Vec<T> acc[kRows][kPanelVectors] = {};
+    Vec<T> acc[kTileRows][kTileVectors] = {};
 #pragma GCC unroll 1
     for (int64_t k = 0; k < depth; ++k) {
-        Vec<T> bv[kPanelVectors];
-#pragma GCC unroll 8
-        for (int j = 0; j < kPanelVectors; ++j) bv[j] = load(b + k * ldb + j * kLanes<T>);
-#pragma GCC unroll 8
-        for (int i = 0; i < kRows; ++i) {
+        Vec<T> bv[kTileVectors];
+#pragma GCC unroll 16
+        for (int j = 0; j < kTileVectors; ++j) bv[j] = load(b + k * ldb + j * kLanes<T>);
+#pragma GCC unroll 16
+        for (int i = 0; i < kTileRows; ++i) {
             const T av = a[i * row + k * column];
-#pragma GCC unroll 8
-            for (int j = 0; j < kPanelVectors; ++j) acc[i][j] += av * bv[j];
+#pragma GCC unroll 16
+            for (int j = 0; j < kTileVectors; ++j) acc[i][j] += av * bv[j];
         }
     }
     epilogue(acc);
 }
 
-// The product of `rows` rows (a multiple of 6) with packed panels: epilogue(first row, first column, acc).
+// The product of `rows` rows (whole blocks) with packed panels: epilogue(first row, first column, acc).
 template <typename T, typename Epilogue>
 IPRM_INLINE void panel_product(int64_t rows, int64_t depth, const T* a, int64_t lda, const T* packed, int64_t width,
                                Epilogue&& epilogue) {
-    for (int64_t c = 0; c < width; c += kPanel<T>) {
-        for (int64_t r = 0; r < rows; r += kRows) {
-            micro_product(depth, a + r * lda, lda, 1, packed + c * depth, kPanel<T>,
+    for (int64_t c = 0; c < width; c += kTilePanel<T>) {
+        for (int64_t r = 0; r < rows; r += kTileRows) {
+            micro_product(depth, a + r * lda, lda, 1, packed + c * depth, kTilePanel<T>,
                           [&](auto& acc) IPRM_LAMBDA { epilogue(r, c, acc); });
         }
     }
@@ -44,13 +44,13 @@ IPRM_INLINE void panel_product(int64_t rows, int64_t depth, const T* a, int64_t 
 template <typename T>
 IPRM_NOINLINE void add_transposed_product(int64_t depth, const T* x, const T* y, int64_t ld, int64_t rank,
                                           int64_t width, T* out) {
-    for (int64_t c = 0; c < width; c += kPanel<T>) {
-        for (int64_t r = 0; r < rank; r += kRows) {
+    for (int64_t c = 0; c < width; c += kTilePanel<T>) {
+        for (int64_t r = 0; r < rank; r += kTileRows) {
             micro_product(depth, x + r, 1, ld, y + c, ld, [&](auto& acc) IPRM_LAMBDA {
-#pragma GCC unroll 8
-                for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 8
-                    for (int j = 0; j < kPanelVectors; ++j) {
+#pragma GCC unroll 16
+                for (int i = 0; i < kTileRows; ++i) {
+#pragma GCC unroll 16
+                    for (int j = 0; j < kTileVectors; ++j) {
                         T* p = out + (r + i) * width + c + j * kLanes<T>;
                         store(p, load(p) + acc[i][j]);
                     }
@@ -63,7 +63,7 @@ IPRM_NOINLINE void add_transposed_product(int64_t depth, const T* x, const T* y,
 template <typename T>
 void pack(const PackArgs<T>& args, int64_t first, int64_t last) {
     const int64_t rank = args.rank, ld = args.row_stride;
-    constexpr int64_t width = kPanel<T>;
+    constexpr int64_t width = kTilePanel<T>;
     for (int64_t panel = first; panel < last; ++panel) {
         T* out = args.packed + panel * rank * width;
         const int64_t c0 = panel * width, columns = smaller(width, rank - c0);

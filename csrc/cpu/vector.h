@@ -21,18 +21,25 @@
 namespace iprm::cpu {
 namespace {
 
+// Blocks of accumulators. In the large products over tiles, whose right operand is packed, a block is high and
+// narrow, so that a panel of the right operand (depth x kTileVectors vectors) stays in the first-level cache;
+// the small products read their right operand where it lies, a block of kRows x kPanelVectors at a time.
 #if defined(__AVX512F__)
 constexpr int kVectorBytes = 64;
-constexpr int kPanelVectors = 4;  // 6 x 4 accumulators of 32 registers
+constexpr int kTileRows = 14, kTileVectors = 2;  // 28 accumulators of 32 registers
+constexpr int kPanelVectors = 4;                 // 24
 #elif defined(__AVX2__)
 constexpr int kVectorBytes = 32;
-constexpr int kPanelVectors = 2;  // 6 x 2 of 16
+constexpr int kTileRows = 6, kTileVectors = 2;  // 12 of 16
+constexpr int kPanelVectors = 2;
 #elif defined(__aarch64__)
 constexpr int kVectorBytes = 16;
-constexpr int kPanelVectors = 4;  // 6 x 4 of 32
+constexpr int kTileRows = 6, kTileVectors = 4;  // 24 of 32
+constexpr int kPanelVectors = 4;
 #else
 constexpr int kVectorBytes = 16;
-constexpr int kPanelVectors = 2;  // 6 x 2 of 16
+constexpr int kTileRows = 6, kTileVectors = 2;  // 12 of 16
+constexpr int kPanelVectors = 2;
 #endif
 constexpr int kRows = 6;
 
@@ -51,6 +58,8 @@ template <typename T>
 constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
 template <typename T>
 constexpr int kPanel = kPanelVectors * kLanes<T>;
+template <typename T>
+constexpr int kTilePanel = kTileVectors * kLanes<T>;
 
 template <typename V>
 IPRM_INLINE V splat(Scalar<V> x) {
