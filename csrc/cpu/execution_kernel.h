@@ -159,7 +159,7 @@ void pre_gate_backward(const ExecutionArgs<T>& args, const Tile& tile, const T* 
                       for (int j = 0; j < kTileVectors; ++j) {
                           const int64_t d = c + j * kLanes<T>;
                           const Vec<T> lv = load(l + d), bias = load(args.c2_bias + d), wv = load(args.w + d);
-                          Vec<T> dl = load(out.l + d), db = load(out.c2_bias + d), dw = load(out.w + d);
+                          Vec<T> dl = {}, db = {}, dw = {};  // of the block first: fewer roundings in a long sum
 #pragma GCC unroll 16
                           for (int i = 0; i < kTileRows; ++i) {
                               const Vec<T> pre = acc[i][j] + bias;
@@ -173,9 +173,9 @@ void pre_gate_backward(const ExecutionArgs<T>& args, const Tile& tile, const T* 
                               db += p;
                               store(grad_pre + (r + i) * ld + d, p);
                           }
-                          store(out.l + d, dl);
-                          store(out.c2_bias + d, db);
-                          store(out.w + d, dw);
+                          store(out.l + d, load(out.l + d) + dl);
+                          store(out.c2_bias + d, load(out.c2_bias + d) + db);
+                          store(out.w + d, load(out.w + d) + dw);
                       }
                   });
 }
@@ -216,7 +216,7 @@ IPRM_NOINLINE void scaled_backward(const ExecutionBackwardArgs<T>& args, const T
                       for (int j = 0; j < kTileVectors; ++j) {
                           const int64_t d = c + j * kLanes<T>;
                           const Vec<T> gv = load(g + d);
-                          Vec<T> dg = load(out.g + d);
+                          Vec<T> dg = {};
 #pragma GCC unroll 16
                           for (int i = 0; i < kTileRows; ++i) {
                               if (r + i >= tile.count) break;
@@ -224,7 +224,7 @@ IPRM_NOINLINE void scaled_backward(const ExecutionBackwardArgs<T>& args, const T
                               dg += acc[i][j] * load(v + at);
                               store(out.v + at, load(out.v + at) + acc[i][j] * gv);
                           }
-                          store(out.g + d, dg);
+                          store(out.g + d, load(out.g + d) + dg);
                       }
                   });
 }
