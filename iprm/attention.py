@@ -32,9 +32,7 @@ def _figure() -> type[Figure]:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError(
-            "drawing needs matplotlib, the extra `plots`: pip install 'iprm-kernels[plots]'"
-        ) from error
+        raise ImportError("drawing needs matplotlib, the extra `plots`: pip install 'iprm-kernels[plots]'") from error
     return Figure
 
 
@@ -54,9 +52,7 @@ def _columns(
         if len(grid) != 2 or grid[0] * grid[1] != N:
             raise ValueError(f"grid: expected (height, width) with height x width = {N}, got {tuple(grid)}")
         maps = visual.reshape(T, K, *grid).unbind(1)
-        columns += [
-            Column(f"picture, op {k}", m, 1.1 * grid[1] / max(grid), True) for k, m in enumerate(maps, 1)
-        ]
+        columns += [Column(f"picture, op {k}", m, 1.1 * grid[1] / max(grid), True) for k, m in enumerate(maps, 1)]
     if operations.any():  # all zero without composition
         columns.append(Column("operations", operations, max(2.0, 0.14 * operations.shape[-1])))
     return columns

@@ -111,9 +111,7 @@ class IPRMConfig:
             simple_only = {"execution_query": "sum", "operation_mlp": False, "result_mlp": False}
             for name, default in simple_only.items():
                 if (value := getattr(self, name)) != default:
-                    raise ValueError(
-                        f"{name}: expected {default!r} unless execution = 'simple', got {value!r}"
-                    )
+                    raise ValueError(f"{name}: expected {default!r} unless execution = 'simple', got {value!r}")
 
     @staticmethod
     def _check(name: str, kind: str, value: object) -> None:

@@ -53,14 +53,10 @@ def total_weight(a: Tensor, rate: float, role: Role, drop: Draw) -> Tensor | Non
 class Formation(reference.Formation):
     """1. Operation formation."""
 
-    def forward(
-        self, O: Tensor, E: Tensor, X: Tensor, mask: Tensor | None, drop: Draw
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, O: Tensor, E: Tensor, X: Tensor, mask: Tensor | None, drop: Draw) -> tuple[Tensor, Tensor]:
         p = drop.rate(self.config.formation_attention_dropout)
         q = self.query(O, E, drop)
-        z, a = formation(
-            q, X, gate(self.f), mask, seed=drop.seed, step=drop.step, p_attention=p, backend=drop.backend
-        )
+        z, a = formation(q, X, gate(self.f), mask, seed=drop.seed, step=drop.step, p_attention=p, backend=drop.backend)
         return self.norm(z), a
 
 
@@ -84,9 +80,7 @@ class Execution(reference.Execution):
         v = self.Wk(V)
         return Look(V, (v, F.linear(v, self.C1.weight[:, c.reduced_dim :], self.C1.bias)))
 
-    def forward(
-        self, z: Tensor, E: Tensor, V: Tensor | Look, mask: Tensor | None, drop: Draw
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, z: Tensor, E: Tensor, V: Tensor | Look, mask: Tensor | None, drop: Draw) -> tuple[Tensor, Tensor]:
         c = self.config
         look = self.simple if c.execution == "simple" else self.full
         options = {
@@ -125,9 +119,7 @@ class Execution(reference.Execution):
 class Composition(reference.Composition):
     """3. Operation composition."""
 
-    def query_and_keys(
-        self, o: Tensor, window: list[Tensor], drop: Draw
-    ) -> tuple[Tensor, list[Tensor], Tensor]:
+    def query_and_keys(self, o: Tensor, window: list[Tensor], drop: Draw) -> tuple[Tensor, list[Tensor], Tensor]:
         """The query, the keys of the window and the gate.
 
         (c ⊙ q) · (Ko ō_j + b) = (Koᵀ (c ⊙ q)) · ō_j + a number that does not depend on j: unless the product is

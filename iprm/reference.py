@@ -138,9 +138,7 @@ class Formation(nn.Module):
         from_results = self.G2(drop(φ_g(self.G1(E)), c.formation_dropout, Role.FORMATION_RESULT))
         return q + from_results if c.query_from_results == "sum" else self.J(torch.cat([q, from_results], -1))
 
-    def forward(
-        self, O: Tensor, E: Tensor, X: Tensor, mask: Tensor | None, drop: Draw
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, O: Tensor, E: Tensor, X: Tensor, mask: Tensor | None, drop: Draw) -> tuple[Tensor, Tensor]:
         """-> z (B, K, D), attention (B, K, L)."""
         q = self.query(O, E, drop)
         s = self.f(q[:, :, None] * X[:, None]).squeeze(-1)
@@ -219,9 +217,7 @@ class Execution(nn.Module):
         """What the steps look at, made once per forward pass: here V itself."""
         return V
 
-    def forward(
-        self, z: Tensor, E: Tensor, V: Tensor, mask: Tensor | None, drop: Draw
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, z: Tensor, E: Tensor, V: Tensor, mask: Tensor | None, drop: Draw) -> tuple[Tensor, Tensor]:
         """-> r (B, K, D), attention (B, K, N)."""
         c = self.config
         φ_v = ACTIVATIONS[c.execution_activation]
@@ -275,9 +271,7 @@ class Composition(nn.Module):
         ō = torch.cat([o, *(O for O, _ in past[: c.window])], 1)
         ē = torch.cat([e, *(E for _, E in past[: c.window])], 1)
         k = self.Ko(ō) if c.key_projection else ō
-        product = drop(
-            self.Qo(o)[:, :, None] * k[:, None], c.composition_product_dropout, Role.COMPOSITION_PRODUCT
-        )
+        product = drop(self.Qo(o)[:, :, None] * k[:, None], c.composition_product_dropout, Role.COMPOSITION_PRODUCT)
         s = self.c(product).squeeze(-1)
         other = ~torch.eye(*s.shape[1:], dtype=torch.bool, device=s.device)
         a = masked_softmax(s, other[None] if c.mask_self else None)

@@ -16,6 +16,4 @@ def cast(device: torch.device, *tensors: Tensor | list[Tensor]) -> list:
         lower = tensor.is_floating_point() and tensor.dtype != torch.float64
         return tensor.to(dtype) if lower else tensor
 
-    return [
-        [one(t) for t in tensor] if isinstance(tensor, list | tuple) else one(tensor) for tensor in tensors
-    ]
+    return [[one(t) for t in tensor] if isinstance(tensor, list | tuple) else one(tensor) for tensor in tensors]

@@ -15,9 +15,7 @@ from iprm_kernels.dropout import check_rate
 from iprm_kernels.library import library
 
 _INPUTS = "Tensor query, Tensor[] keys, Tensor[] operations, Tensor[] results, Tensor gate"
-_OPTIONS = (
-    "bool mask_self, Tensor? seed, int step, float p_product, float p_value, float p_attention, str backend"
-)
+_OPTIONS = "bool mask_self, Tensor? seed, int step, float p_product, float p_value, float p_attention, str backend"
 
 library.define(f"composition({_INPUTS}, {_OPTIONS}) -> (Tensor, Tensor, Tensor)")
 library.define(

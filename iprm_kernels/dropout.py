@@ -18,10 +18,7 @@ def check_rate(name: str, p: float, seed: Tensor | None, device: torch.device) -
     if not 0.0 <= p < 1.0:
         raise ValueError(f"{name}: expected a rate in [0, 1), got {p}")
     if p > 0.0 and not (
-        isinstance(seed, Tensor)
-        and seed.dtype == torch.int64
-        and seed.shape == (1,)
-        and seed.device == device
+        isinstance(seed, Tensor) and seed.dtype == torch.int64 and seed.shape == (1,) and seed.device == device
     ):
         raise ValueError(f"seed: expected (1,) int64 on {device} because {name} = {p}, got {described(seed)}")
 
@@ -44,9 +41,7 @@ def _backward(ctx, grad):
 
 
 library.impl("dropout", _dropout, "CompositeExplicitAutograd")
-torch.library.register_fake(
-    "iprm::dropout", lambda x, p, seed, stream, backend: x.new_empty(x.shape), lib=library
-)
+torch.library.register_fake("iprm::dropout", lambda x, p, seed, stream, backend: x.new_empty(x.shape), lib=library)
 torch.library.register_autograd("iprm::dropout", _backward, setup_context=_setup_context, lib=library)
 
 

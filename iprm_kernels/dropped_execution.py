@@ -16,9 +16,7 @@ from iprm_kernels.checks import check_choice, check_floating, check_tensor, chec
 from iprm_kernels.dropout import Role, check_rate, stream_of
 from iprm_kernels.execution import register
 
-_OPTIONS = (
-    "Tensor seed, int step, float p_visual, float p_product, float p_attention, str activation, str backend"
-)
+_OPTIONS = "Tensor seed, int step, float p_visual, float p_product, float p_attention, str activation, str backend"
 
 
 def _dropped(x: Tensor, options) -> Tensor:
@@ -45,9 +43,7 @@ def _full(V, Wk, bk, C1b, c1, g, l, C1a, C2, c2, w, mask, *options):
     return torch.ops.iprm.execution(v, u, g, l, C1a, C2, c2, w, x, mask, *_core_options(options))
 
 
-def _full_backward(
-    grad_pooled, grad_attention, V, Wk, bk, C1b, c1, g, l, C1a, C2, c2, w, attention, *options
-):
+def _full_backward(grad_pooled, grad_attention, V, Wk, bk, C1b, c1, g, l, C1a, C2, c2, w, attention, *options):
     x = _dropped(V, options)
     v = F.linear(x, Wk, bk)
     u = F.linear(v, C1b, c1)

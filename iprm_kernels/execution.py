@@ -16,9 +16,7 @@ from iprm_kernels.library import library
 _OPTIONS = "Tensor? seed, int step, float p_product, float p_attention, str activation, str backend"
 
 
-def register(
-    op: str, names: tuple[str, ...], options: str, forward, backward, *, tokens: str, per_operation: str
-):
+def register(op: str, names: tuple[str, ...], options: str, forward, backward, *, tokens: str, per_operation: str):
     """Register an attention over visual tokens, (*tensors, mask, *options) -> (pooled, attention), and its backward.
 
     Args:

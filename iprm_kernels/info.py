@@ -48,9 +48,7 @@ def report() -> dict[str, dict[str, str]]:
     if extension is None:
         sections["extension"]["not usable"] = reason
     else:
-        sections["extension"] = {
-            key.replace("_", " "): str(value) for key, value in extension.build_info().items()
-        }
+        sections["extension"] = {key.replace("_", " "): str(value) for key, value in extension.build_info().items()}
         sections["extension"]["kernels in use"] = extension.cpu_capability()
     for device in devices():
         states = {name: f"no: {why}" if why else "usable" for name, why in reasons(device).items()}

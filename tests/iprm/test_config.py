@@ -15,7 +15,7 @@ def test_defaults_are_the_papers():
 
 
 @pytest.mark.parametrize(
-    "changes, message",
+    ("changes", "message"),
     [
         ({"num_ops": 0}, "num_ops: expected an integer of at least 1, got 0"),
         ({"window": -1}, "window: expected an integer of at least 0, got -1"),
@@ -33,7 +33,7 @@ def test_bad_value(changes, message):
 
 
 @pytest.mark.parametrize(
-    "changes, message",
+    ("changes", "message"),
     [
         ({"dim": 512.0}, r"dim: expected int, got 512.0 \(float\)"),
         ({"num_ops": True}, r"num_ops: expected int, got True \(bool\)"),

@@ -266,12 +266,14 @@ def test_autocast(inside, train, backend):
         return [result.detach().float(), *(p.grad.clone() for p in model.parameters())]
 
     exact = result_and_gradients(first, False)
-    for got, own, want in zip(result_and_gradients(second, True), result_and_gradients(first, True), exact, strict=True):
+    for got, own, want in zip(
+        result_and_gradients(second, True), result_and_gradients(first, True), exact, strict=True
+    ):
         floor = 0.02 * max(t.abs().max() for t in exact[1:])
         assert (got - want).abs().max() <= 2 * (own - want).abs().max() + floor
 
 
-@pytest.mark.parametrize("B, L, N", [(0, 5, 7), (1, 1, 1), (2, 1, 197)])
+@pytest.mark.parametrize(("B", "L", "N"), [(0, 5, 7), (1, 1, 1), (2, 1, 197)])
 def test_edge_sizes(B, L, N, backend):
     config = IPRMConfig(**SMALL)
     check_equal(config, inputs(config, B, L, N), train=False, backend=backend)
@@ -289,7 +291,7 @@ def test_strided_inputs():
 
 
 def test_unknown_backend():
-    with pytest.raises(ValueError, match="backend: expected one of 'auto', .* got 'tpu'"):
+    with pytest.raises(ValueError, match=r"backend: expected one of 'auto', .* got 'tpu'"):
         fast.IPRM(IPRMConfig(**SMALL), backend="tpu")
 
 

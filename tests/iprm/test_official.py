@@ -247,9 +247,7 @@ class Published:
 
     def norm(self, name, x):
         present = f"{name}.weight" in self.state
-        return (
-            F.layer_norm(x, (D,), self.state[f"{name}.weight"], self.state[f"{name}.bias"]) if present else x
-        )
+        return F.layer_norm(x, (D,), self.state[f"{name}.weight"], self.state[f"{name}.bias"]) if present else x
 
     def φ(self, field, default, x):
         name = self.fields.get(field, default)
@@ -526,7 +524,8 @@ def test_attentions(case):
     torch.testing.assert_close(result, expected_result, **CLOSE)
     record = module.attentions
     assert list(record) == ["text", "image", "inter", "start", "inter_mem_op", "final_pool_attn_wt"]
-    assert record["inter"] is None and record["start"] is None
+    assert record["inter"] is None
+    assert record["start"] is None
     assert not record["text"].requires_grad
     torch.testing.assert_close(record["text"], expected.language[..., None])
     torch.testing.assert_close(record["image"], expected.visual[..., None])
@@ -643,7 +642,8 @@ def test_config_from_every_kind_of_node(kind):
     old = {name: value for name, value in EVERY_FIELD.items() if name not in LAST_SEVEN}
     config = config_from_official(kind({"VLM": {"DIM": 16}, "IPRM": old | {"NO_SUCH_OPTION": object()}}))
     assert (config.query_from_results, config.execution, config.execution_query) == ("none", "full", "sum")
-    assert not config.operation_mlp and not config.result_mlp
+    assert not config.operation_mlp
+    assert not config.result_mlp
 
 
 def test_missing_fields_have_the_published_defaults():
@@ -687,9 +687,7 @@ def test_wrong_options(fields, error, message):
         Recurrent_Memory_Attention_Module(D, options(**fields))
 
 
-@pytest.mark.parametrize(
-    "path", ["VLM", "IPRM", "VLM.DIM", "IPRM.NUM_MEMORY_TOKENS", "IPRM.NUM_COMPUTATION_STEPS"]
-)
+@pytest.mark.parametrize("path", ["VLM", "IPRM", "VLM.DIM", "IPRM.NUM_MEMORY_TOKENS", "IPRM.NUM_COMPUTATION_STEPS"])
 @pytest.mark.parametrize("kind", [dict, as_namespace])
 def test_missing_options(path, kind):
     tree = options()
@@ -710,9 +708,7 @@ def test_wrong_state_dicts(convert):
     ours = reference.IPRM(config).state_dict()
     state = ours if convert is to_official else to_official(ours, config)
     first, second, *_ = state
-    extra = {name: value for name, value in state.items() if name not in (first, second)} | {
-        "odd.weight": None
-    }
+    extra = {name: value for name, value in state.items() if name not in (first, second)} | {"odd.weight": None}
     with pytest.raises(ValueError, match=r"missing .*unknown") as raised:
         convert(extra, config)
     assert all(name in str(raised.value) for name in (first, second, "odd.weight"))

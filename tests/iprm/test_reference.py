@@ -133,7 +133,11 @@ def test_dropout_only_in_training():
 
 
 BAD = [
-    (0, torch.randn(2, 5, 9).double(), r"language: expected \(B, L, 8\) float64 on cpu, got \(2, 5, 9\) float64 on cpu"),
+    (
+        0,
+        torch.randn(2, 5, 9).double(),
+        r"language: expected \(B, L, 8\) float64 on cpu, got \(2, 5, 9\) float64 on cpu",
+    ),
     (0, torch.randn(3, 5, 8).double(), r"language: expected \(2, L, 8\) float64|language: expected \(2, 5, 8\)"),
     (0, torch.randn(2, 0, 8).double(), r"language: expected at least one token, got \(2, 0, 8\)"),
     (1, torch.randn(2, 1, 8).double(), r"summary: expected \(B, 8\) float64"),
@@ -146,7 +150,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize("position, value, message", BAD)
+@pytest.mark.parametrize(("position", "value", "message"), BAD)
 def test_bad_input(position, value, message):
     args = [*inputs(), None, None]
     args[position] = value

@@ -31,7 +31,7 @@ def test_published_vectors():
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**63 - 1, -1, -(2**63), 0x123456789ABCDEF])
-@pytest.mark.parametrize("stream, block", [(0, 0), (16 * 9 + 7, 12345), (2**32 - 1, 2**40 + 3)])
+@pytest.mark.parametrize(("stream", "block"), [(0, 0), (16 * 9 + 7, 12345), (2**32 - 1, 2**40 + 3)])
 def test_generator_equals_the_paper(seed, stream, block):
     got = philox(torch.tensor([seed]), stream, torch.tensor([block]))[0].tolist()
     key = [seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF]

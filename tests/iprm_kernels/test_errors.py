@@ -30,7 +30,7 @@ BAD = [
     (full, {"w": torch.randn(5).double()}, r"w: expected \(5,\) float32 on cpu, got \(5,\) float64 on cpu"),
     (full, {"v": torch.ones(2, 7, 5).long()}, r"v: expected a tensor of one of float32, .* got \(2, 7, 5\) int64"),
     (full, {"C2": torch.randn(5, 4)}, r"C2: expected \(5, 5\)"),
-    (full, {"tokens": torch.randn(2, 7, 4, device="meta")}, r"tokens: expected \(2, 7, D\) float32 on cpu, got .* on meta"),
+    (full, {"tokens": torch.randn(2, 7, 4, device="meta")}, r"tokens: expected \(2, 7, D\) float32 on cpu, .* on meta"),
     (full, {"mask": torch.ones(2, 6).bool()}, r"mask: expected \(2, 7\) bool on cpu, got \(2, 6\) bool on cpu"),
     (full, {"mask": torch.ones(2, 7)}, r"mask: expected \(2, 7\) bool on cpu, got \(2, 7\) float32 on cpu"),
     (full, {"mask": torch.full((2, 7), float("nan"))}, r"mask: expected \(2, 7\) bool"),
@@ -52,7 +52,7 @@ BAD = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("core, changes, message", BAD, ids=[m[:40] for *_, m in BAD])
+@pytest.mark.parametrize(("core", "changes", "message"), BAD, ids=[m[:40] for *_, m in BAD])
 def test_message(core, changes, message):
     with pytest.raises(ValueError, match=message):
         core(**changes)

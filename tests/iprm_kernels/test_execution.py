@@ -67,7 +67,7 @@ def options(B, N, masked, dropped):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("masked, dropped", [(False, False), (True, True)])
+@pytest.mark.parametrize(("masked", "dropped"), [(False, False), (True, True)])
 @pytest.mark.parametrize("sizes", SIZES)
 def test_equals_its_definition(sizes, masked, dropped, dtype, core, backend):
     run, want, make = core
