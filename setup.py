@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 from setuptools import setup
@@ -38,17 +39,28 @@ KERNEL_FLAGS = [
 ]
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mprefer-vector-width=512"]
-
-
-def instruction_sets() -> dict[str, list[str]]:
-    """The tables of kernels to compile, and their flags."""
-    if platform.machine().lower() in ("x86_64", "amd64"):
-        return {"default": [], "avx2": AVX2, "avx512": AVX512}
-    return {"default": []}
+AMX = [*AVX512, "-mamx-tile", "-mamx-bf16"]  # granted to a process by Linux alone, see csrc/cpu/dispatch.cpp
 
 
 def compiler() -> list[str]:
     return shlex.split(os.environ.get("CXX", "c++"))
+
+
+def accepts(flags: list[str]) -> bool:
+    """Whether the compiler knows the flags."""
+    command = [*compiler(), *flags, "-x", "c++", "-fsyntax-only", os.devnull]
+    return subprocess.run(command, capture_output=True).returncode == 0
+
+
+@cache
+def instruction_sets() -> dict[str, list[str]]:
+    """The tables of kernels to compile, and their flags."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return {"default": []}
+    tables = {"default": [], "avx2": AVX2, "avx512": AVX512}
+    if sys.platform == "linux" and accepts(AMX):
+        tables["amx"] = AMX
+    return tables
 
 
 def obstacle() -> str | None:
@@ -174,10 +186,11 @@ def extension():
         "IPRM_FLAGS": shlex.join(KERNEL_FLAGS),
         "IPRM_INSTRUCTION_SETS": ",".join(instruction_sets()),
     }
+    tables = [("IPRM_AMX", None)] if "amx" in instruction_sets() else []
     return CppExtension(
         f"{PACKAGE}._C",
         sources,
-        define_macros=[(name, f'"{value}"') for name, value in macros.items()],
+        define_macros=[*((name, f'"{value}"') for name, value in macros.items()), *tables],
         extra_compile_args=[*FLAGS, *openmp],
         extra_link_args=[*openmp, "-Wl,-s"] if sys.platform != "darwin" else [],
     )

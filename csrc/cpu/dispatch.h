@@ -11,7 +11,7 @@
 
 namespace iprm::cpu {
 
-// The best table at::get_cpu_capability() allows; it honours ATEN_CPU_CAPABILITY.
+// The best table at::get_cpu_capability() and the processor allow; ATEN_CPU_CAPABILITY and IPRM_CPU_AMX=0 forbid some.
 const KernelTable& kernel_table();
 
 template <typename T>

@@ -27,7 +27,7 @@ Tensor packed(const Tensor& matrix, bool transpose) {
     Tensor source = matrix.to(accumulator(matrix.scalar_type())).resolve_neg();
     if (source.stride(1) != 1) source = source.contiguous();
     const int64_t rank = source.size(0), panel = kernels<T>().panel, panels = divide_up(rank, panel);
-    Tensor out = allocate({panels, rank, panel}, source);
+    Tensor out = allocate({panels, kernels<T>().panel_size(rank)}, source);
     const PackArgs<T> args{data<T>(source), source.stride(0), rank, transpose, out.mutable_data_ptr<T>()};
     parallel(panels, rank * panel, [&](int64_t first, int64_t last) { kernels<T>().pack(args, first, last); });
     return out;

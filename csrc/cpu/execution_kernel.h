@@ -4,6 +4,7 @@
 // activations, gates and the dot with w are epilogues of the products. The backward recomputes the tile.
 #pragma once
 
+#include "amx.h"
 #include "dropout_kernel.h"
 #include "math.h"
 #include "product.h"
@@ -14,12 +15,12 @@ namespace {
 // One tile of tokens of one sample. Rows are rounded up to whole blocks; the added rows hold zeros in
 // `scaled` and are never written to a tensor.
 struct Tile {
-    template <typename Sizes>
-    Tile(const Sizes& sizes, int64_t task)
+    template <template <typename> typename Args, typename T>
+    Tile(const Args<T>& sizes, int64_t task)
         : sample(task / sizes.tiling.tiles),
           start(task % sizes.tiling.tiles * sizes.tiling.height),
           count(smaller(sizes.tiling.height, sizes.tiling.tokens - start)),
-          rows(round_up(count, kTileRows)) {}
+          rows(round_up(count, TileMatrix<T>::kRowUnit)) {}
 
     int64_t sample, start, count, rows;
 
@@ -29,65 +30,69 @@ struct Tile {
 
 template <typename T>
 struct TileScratch {
-    explicit TileScratch(const ExecutionArgs<T>& args, bool backward)
-        : height(round_up(args.tiling.height, kTileRows)),
-          ld(args.width + 16),  // off the powers of two, with room for a block of rows when they are columns
-          scaled(height * ld),
-          hidden(height * ld),
+    TileScratch(const ExecutionArgs<T>& args, bool backward)
+        : height(round_up(args.tiling.height, TileMatrix<T>::kRowUnit)),
+          scaled(height, args.width),
+          hidden(height, args.width),
           sums(height * kLanes<T>),
           multipliers(args.product.active() ? multiplier_capacity(height * args.rank + args.width) : 0),
-          slope(backward ? height * ld : 0),
-          grad_pre(backward ? height * ld : 0),
+          grad_hidden(backward ? height : 0, args.width),
+          grad_pre(backward ? height : 0, args.width),
+          transposed(args.width, backward ? height : 0),
           grad_logits(backward ? height : 0) {}
 
-    int64_t height, ld;
-    Buffer<T> scaled;       // A = g * v
-    Buffer<T> hidden;       // H = act(A C1a^T + u)
-    Buffer<T> sums;         // one vector of partial sums of the logit per row
-    Buffer<T> multipliers;  // product dropout
-    Buffer<T> slope;        // act' of the hidden tile, then the gradient of its argument
-    Buffer<T> grad_pre;     // P, the gradient of H C2^T + c2
+    int64_t height;
+    TileMatrix<T> scaled;       // A = g * v
+    TileMatrix<T> hidden;       // H = act(A C1a^T + u)
+    Buffer<T> sums;             // one vector of partial sums of the logit per row
+    Buffer<T> multipliers;      // product dropout
+    TileMatrix<T> grad_hidden;  // the gradient of A C1a^T + u, and before it is known act' of the hidden tile
+    TileMatrix<T> grad_pre;     // P, the gradient of H C2^T + c2
+    TransposedScratch<T> transposed;
     Buffer<T> grad_logits;
 };
 
 template <typename T>
 void scale_tile(const ExecutionArgs<T>& args, const Tile& tile, const T* g, TileScratch<T>& s) {
     const T* v = args.v + (tile.sample * args.tiling.tokens + tile.start) * args.width;
-    for (int64_t r = 0; r < tile.count; ++r) {
-        T* out = s.scaled.get() + r * s.ld;
-        for (int64_t c = 0; c < args.width; c += kLanes<T>) {
-            store(out + c, load(v + r * args.width + c) * load(g + c));
+    for (int64_t r = 0; r < tile.rows; ++r) {
+        for (int64_t c = 0; c < args.width; c += kTilePanel<T>) {
+            Vec<T> row[kTileVectors] = {};
+            if (r < tile.count) {
+#pragma GCC unroll 16
+                for (int j = 0; j < kTileVectors; ++j) {
+                    const int64_t d = c + j * kLanes<T>;
+                    row[j] = load(v + r * args.width + d) * load(g + d);
+                }
+            }
+            s.scaled.put(r, c, row);
         }
-    }
-    for (int64_t r = tile.count; r < tile.rows; ++r) {
-        std::memset(s.scaled.get() + r * s.ld, 0, static_cast<size_t>(args.width) * sizeof(T));
     }
 }
 
 // H, and the slopes for the backward.
 template <typename Act, bool kSlope, typename T>
 void hidden_tile(const ExecutionArgs<T>& args, const Tile& tile, TileScratch<T>& s) {
-    const int64_t ld = s.ld;
     const T* u = args.u + (tile.sample * args.tiling.tokens + tile.start) * args.width;
-    T* hidden = s.hidden.get();
-    T* slope = s.slope.get();
-    panel_product(tile.rows, args.rank, s.scaled.get(), ld, args.c1a_t, args.width,
+    panel_product(tile.rows, args.rank, s.scaled, args.c1a_t, args.width,
                   [&](int64_t r, int64_t c, auto& acc) IPRM_LAMBDA {
 #pragma GCC unroll 16
-                      for (int i = 0; i < kTileRows; ++i) {
+                      for (int i = 0; i < kHeight<decltype(acc)>; ++i) {
                           const T* ur = u + tile.existing(r + i) * args.width + c;
+                          Vec<T> hidden[kTileVectors], slope[kTileVectors];
 #pragma GCC unroll 16
                           for (int j = 0; j < kTileVectors; ++j) {
-                              const int64_t at = (r + i) * ld + c + j * kLanes<T>;
                               const Vec<T> pre = acc[i][j] + load(ur + j * kLanes<T>);
                               if constexpr (kSlope) {
                                   const auto y = Act::value_and_slope(pre);
-                                  store(hidden + at, y.value);
-                                  store(slope + at, y.slope);
+                                  hidden[j] = y.value;
+                                  slope[j] = y.slope;
                               } else {
-                                  store(hidden + at, Act::value(pre));
+                                  hidden[j] = Act::value(pre);
                               }
                           }
+                          s.hidden.put(r + i, c, hidden);
+                          if constexpr (kSlope) s.grad_hidden.keep(r + i, c, slope);
                       }
                   });
 }
@@ -97,10 +102,10 @@ template <typename Act, typename T>
 void logit_tile(const ExecutionArgs<T>& args, const Tile& tile, const T* l, const T* multipliers, TileScratch<T>& s,
                 T* logits) {
     T* sums = s.sums.get();
-    panel_product(tile.rows, args.rank, s.hidden.get(), s.ld, args.c2_t, args.width,
+    panel_product(tile.rows, args.rank, s.hidden, args.c2_t, args.width,
                   [&](int64_t r, int64_t c, auto& acc) IPRM_LAMBDA {
 #pragma GCC unroll 16
-                      for (int i = 0; i < kTileRows; ++i) {
+                      for (int i = 0; i < kHeight<decltype(acc)>; ++i) {
                           Vec<T> sum = c > 0 ? load(sums + (r + i) * kLanes<T>) : Vec<T>{};
 #pragma GCC unroll 16
                           for (int j = 0; j < kTileVectors; ++j) {
@@ -125,6 +130,7 @@ const T* tile_multipliers(const Args& args, const Tile& tile, int64_t k, T* buff
 
 template <typename Act, typename T>
 void execution_range(const ExecutionArgs<T>& args, int64_t first, int64_t last) {
+    const MatrixUnit<T> unit;
     TileScratch<T> scratch(args, false);
     for (int64_t i = first; i < last; ++i) {
         const Tile tile(args, i / args.operations);
@@ -150,10 +156,8 @@ struct TileGradients {
 template <typename Act, typename T>
 void pre_gate_backward(const ExecutionArgs<T>& args, const Tile& tile, const T* l, const T* multipliers,
                        TileScratch<T>& s, const TileGradients<T>& out) {
-    const int64_t ld = s.ld;
     const T* grad_logits = s.grad_logits.get();
-    T* grad_pre = s.grad_pre.get();
-    panel_product(tile.rows, args.rank, s.hidden.get(), ld, args.c2_t, args.width,
+    panel_product(tile.rows, args.rank, s.hidden, args.c2_t, args.width,
                   [&](int64_t r, int64_t c, auto& acc) IPRM_LAMBDA {
 #pragma GCC unroll 16
                       for (int j = 0; j < kTileVectors; ++j) {
@@ -161,7 +165,7 @@ void pre_gate_backward(const ExecutionArgs<T>& args, const Tile& tile, const T* 
                           const Vec<T> lv = load(l + d), bias = load(args.c2_bias + d), wv = load(args.w + d);
                           Vec<T> dl = {}, db = {}, dw = {};  // of the block first: fewer roundings in a long sum
 #pragma GCC unroll 16
-                          for (int i = 0; i < kTileRows; ++i) {
+                          for (int i = 0; i < kHeight<decltype(acc)>; ++i) {
                               const Vec<T> pre = acc[i][j] + bias;
                               const auto y = Act::value_and_slope(pre * lv);
                               Vec<T> grad = splat<Vec<T>>(grad_logits[r + i]);
@@ -169,14 +173,15 @@ void pre_gate_backward(const ExecutionArgs<T>& args, const Tile& tile, const T* 
                               dw += grad * y.value;
                               const Vec<T> gated = grad * wv * y.slope;
                               dl += gated * pre;
-                              const Vec<T> p = gated * lv;
-                              db += p;
-                              store(grad_pre + (r + i) * ld + d, p);
+                              acc[i][j] = gated * lv;
+                              db += acc[i][j];
                           }
                           store(out.l + d, load(out.l + d) + dl);
                           store(out.c2_bias + d, load(out.c2_bias + d) + db);
                           store(out.w + d, load(out.w + d) + dw);
                       }
+#pragma GCC unroll 16
+                      for (int i = 0; i < kHeight<decltype(acc)>; ++i) s.grad_pre.put(r + i, c, acc[i]);
                   });
 }
 
@@ -184,22 +189,19 @@ void pre_gate_backward(const ExecutionArgs<T>& args, const Tile& tile, const T* 
 template <typename T>
 IPRM_NOINLINE void hidden_backward(const ExecutionBackwardArgs<T>& args, const Tile& tile, TileScratch<T>& s,
                                    const TileGradients<T>& out) {
-    const int64_t ld = s.ld, width = args.forward.width;
-    T* slope = s.slope.get();
-    panel_product(tile.rows, args.forward.rank, s.grad_pre.get(), ld, args.c2, width,
+    const int64_t width = args.forward.width;
+    panel_product(tile.rows, args.forward.rank, s.grad_pre, args.c2, width,
                   [&](int64_t r, int64_t c, auto& acc) IPRM_LAMBDA {
 #pragma GCC unroll 16
-                      for (int i = 0; i < kTileRows; ++i) {
+                      for (int i = 0; i < kHeight<decltype(acc)>; ++i) {
                           const bool exists = r + i < tile.count;
 #pragma GCC unroll 16
                           for (int j = 0; j < kTileVectors; ++j) {
-                              const int64_t d = c + j * kLanes<T>;
-                              T* p = slope + (r + i) * ld + d;
-                              const Vec<T> grad = acc[i][j] * load(p);
-                              store(p, grad);
-                              T* du = out.u + (r + i) * width + d;
-                              if (exists) store(du, load(du) + grad);
+                              acc[i][j] *= s.grad_hidden.kept(r + i, c, j);
+                              T* du = out.u + (r + i) * width + c + j * kLanes<T>;
+                              if (exists) store(du, load(du) + acc[i][j]);
                           }
+                          s.grad_hidden.put(r + i, c, acc[i]);
                       }
                   });
 }
@@ -210,7 +212,7 @@ IPRM_NOINLINE void scaled_backward(const ExecutionBackwardArgs<T>& args, const T
                                    TileScratch<T>& s, const TileGradients<T>& out) {
     const int64_t width = args.forward.width;
     const T* v = args.forward.v + (tile.sample * args.forward.tiling.tokens + tile.start) * width;
-    panel_product(tile.rows, args.forward.rank, s.slope.get(), s.ld, args.c1a, width,
+    panel_product(tile.rows, args.forward.rank, s.grad_hidden, args.c1a, width,
                   [&](int64_t r, int64_t c, auto& acc) IPRM_LAMBDA {
 #pragma GCC unroll 16
                       for (int j = 0; j < kTileVectors; ++j) {
@@ -218,7 +220,7 @@ IPRM_NOINLINE void scaled_backward(const ExecutionBackwardArgs<T>& args, const T
                           const Vec<T> gv = load(g + d);
                           Vec<T> dg = {};
 #pragma GCC unroll 16
-                          for (int i = 0; i < kTileRows; ++i) {
+                          for (int i = 0; i < kHeight<decltype(acc)>; ++i) {
                               if (r + i >= tile.count) break;
                               const int64_t at = (r + i) * width + d;
                               dg += acc[i][j] * load(v + at);
@@ -242,9 +244,9 @@ void tile_backward(const ExecutionBackwardArgs<T>& args, const Tile& tile, int64
     hidden_tile<Act, true>(f, tile, s);
     const T* multipliers = tile_multipliers(f, tile, k, s.multipliers.get());
     pre_gate_backward<Act>(f, tile, f.l + row * f.width, multipliers, s, out);
-    add_transposed_product(tile.count, s.grad_pre.get(), s.hidden.get(), s.ld, f.rank, f.width, out.c2);
+    add_transposed_product(tile.count, s.grad_pre, s.hidden, f.rank, f.width, s.transposed, out.c2);
     hidden_backward(args, tile, s, out);
-    add_transposed_product(tile.count, s.slope.get(), s.scaled.get(), s.ld, f.rank, f.width, out.c1a);
+    add_transposed_product(tile.count, s.grad_hidden, s.scaled, f.rank, f.width, s.transposed, out.c1a);
     scaled_backward(args, tile, g, s, out);
 }
 
@@ -289,6 +291,7 @@ void execution(const ExecutionArgs<T>& args, int64_t first, int64_t last) {
 
 template <typename T>
 void execution_backward(const ExecutionBackwardArgs<T>& args, int64_t first, int64_t last) {
+    const MatrixUnit<T> unit;
     TileScratch<T> scratch(args.forward, true);
     with_activation(args.forward.activation, [&](auto act) {
         for (int64_t slot = first; slot < last; ++slot) execution_backward_slot<decltype(act)>(args, slot, scratch);

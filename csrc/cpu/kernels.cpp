@@ -14,14 +14,15 @@ template <typename T>
 constexpr Kernels<T> make_kernels() {
     Kernels<T> k{};
     k.panel = kTilePanel<T>;
-    k.row_unit = kTileRows;
+    k.row_unit = TileMatrix<T>::kRowUnit;
+    k.panel_size = panel_size<T>;
     k.dropout = dropout<T>;
     k.sum = sum<T>;
     k.attend = attend<T>;
     k.attend_backward = attend_backward<T>;
     k.formation = formation<T>;
     k.formation_backward = formation_backward<T>;
-    k.pack = pack<T>;
+    k.pack = pack;
     k.execution = execution<T>;
     k.execution_backward = execution_backward<T>;
     k.execution_simple = execution_simple<T>;

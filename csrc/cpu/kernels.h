@@ -137,8 +137,8 @@ struct CompositionBackwardArgs {
     T* grad_gate;  // (B, D), one partial per sample
 };
 
-// Copies the R x R matrix `weight` (or its transpose) into panels of `Kernels::panel` columns, (panels, R,
-// panel), zero beyond column R.
+// Copies the R x R matrix `weight` (or its transpose) into panels of `Kernels::panel` columns, in the form that the
+// products of these kernels read: (panels, Kernels::panel_size(R)), zero beyond column R.
 template <typename T>
 struct PackArgs {
     const T* weight;
@@ -157,8 +157,9 @@ struct SumArgs {
 
 template <typename T>
 struct Kernels {
-    int64_t panel;     // columns of a panel of packed weights
-    int64_t row_unit;  // tiles and gradient matrices have whole multiples of this many rows
+    int64_t panel;                        // columns of a panel of packed weights
+    int64_t row_unit;                     // tiles and gradient matrices have whole multiples of this many rows
+    int64_t (*panel_size)(int64_t rank);  // numbers of room that a packed panel takes
 
     void (*dropout)(const DropoutArgs<T>&, int64_t first, int64_t last);  // elements, `first` % 4 == 0
     void (*sum)(const SumArgs<T>&, int64_t first, int64_t last);          // elements

@@ -28,55 +28,116 @@ IPRM_INLINE void micro_product(int64_t depth, const T* __restrict a, int64_t row
     epilogue(acc);
 }
 
+// What the products over tiles are made of, for one number type. amx.h has other definitions for float.
+
+// Held by a thread while it computes such products.
+template <typename T>
+struct MatrixUnit {
+    MatrixUnit() {}
+};
+
+// The rows of a tile, an operand of the products. Columns come and go in panels of kTileVectors vectors.
+template <typename T>
+class TileMatrix {
+  public:
+    static constexpr int64_t kRowUnit = kTileRows;  // there are whole multiples of this many rows
+
+    TileMatrix(int64_t rows, int64_t columns)
+        : ld_(columns + 16),  // off the powers of two, with room for a block of rows when they are columns
+          data_(rows * ld_) {}
+
+    IPRM_INLINE void put(int64_t r, int64_t c, const Vec<T> (&x)[kTileVectors]) { keep(r, c, x); }
+
+    // Numbers kept where an operand's will be put.
+    IPRM_INLINE void keep(int64_t r, int64_t c, const Vec<T> (&x)[kTileVectors]) {
+#pragma GCC unroll 16
+        for (int j = 0; j < kTileVectors; ++j) store(data_.get() + r * ld_ + c + j * kLanes<T>, x[j]);
+    }
+    IPRM_INLINE Vec<T> kept(int64_t r, int64_t c, int j) const { return load(row(r) + c + j * kLanes<T>); }
+
+    const T* row(int64_t r) const { return data_.get() + r * ld_; }
+    int64_t ld() const { return ld_; }
+
+  private:
+    int64_t ld_;
+    Buffer<T> data_;
+};
+
+// Room for the operands of add_transposed_product: `rows` rows of at most `columns` columns.
+template <typename T>
+struct TransposedScratch {
+    TransposedScratch(int64_t, int64_t) {}
+};
+
+// Rows in a block of accumulators, as an epilogue is given it.
+template <typename Block>
+constexpr int kHeight = static_cast<int>(std::extent_v<std::remove_reference_t<Block>>);
+
 // The product of `rows` rows (whole blocks) with packed panels: epilogue(first row, first column, acc).
 template <typename T, typename Epilogue>
-IPRM_INLINE void panel_product(int64_t rows, int64_t depth, const T* a, int64_t lda, const T* packed, int64_t width,
+IPRM_INLINE void panel_product(int64_t rows, int64_t depth, const TileMatrix<T>& a, const T* packed, int64_t width,
                                Epilogue&& epilogue) {
     for (int64_t c = 0; c < width; c += kTilePanel<T>) {
         for (int64_t r = 0; r < rows; r += kTileRows) {
-            micro_product(depth, a + r * lda, lda, 1, packed + c * depth, kTilePanel<T>,
+            micro_product(depth, a.row(r), a.ld(), 1, packed + c * depth, kTilePanel<T>,
                           [&](auto& acc) IPRM_LAMBDA { epilogue(r, c, acc); });
+        }
+    }
+}
+
+// Adds a block of accumulators to rows of `width` numbers.
+template <int kBlock, typename T>
+IPRM_INLINE void add_block(const Vec<T> (&acc)[kBlock][kTileVectors], T* out, int64_t width) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kBlock; ++i) {
+#pragma GCC unroll 16
+        for (int j = 0; j < kTileVectors; ++j) {
+            T* p = out + i * width + j * kLanes<T>;
+            store(p, load(p) + acc[i][j]);
         }
     }
 }
 
 // out += x^T y over `depth` rows; `rank` columns of x, rounded up to whole blocks, become rows of out.
 template <typename T>
-IPRM_NOINLINE void add_transposed_product(int64_t depth, const T* x, const T* y, int64_t ld, int64_t rank,
-                                          int64_t width, T* out) {
+IPRM_NOINLINE void add_transposed_product(int64_t depth, const TileMatrix<T>& x, const TileMatrix<T>& y, int64_t rank,
+                                          int64_t width, TransposedScratch<T>&, T* out) {
     for (int64_t c = 0; c < width; c += kTilePanel<T>) {
         for (int64_t r = 0; r < rank; r += kTileRows) {
-            micro_product(depth, x + r, 1, ld, y + c, ld, [&](auto& acc) IPRM_LAMBDA {
-#pragma GCC unroll 16
-                for (int i = 0; i < kTileRows; ++i) {
-#pragma GCC unroll 16
-                    for (int j = 0; j < kTileVectors; ++j) {
-                        T* p = out + (r + i) * width + c + j * kLanes<T>;
-                        store(p, load(p) + acc[i][j]);
-                    }
-                }
-            });
+            micro_product(depth, x.row(0) + r, 1, x.ld(), y.row(0) + c, y.ld(),
+                          [&](auto& acc) IPRM_LAMBDA { add_block<kTileRows>(acc, out + r * width + c, width); });
         }
     }
 }
 
+// Columns of one panel of the matrix, (rank, kTilePanel), zero beyond column `rank`.
 template <typename T>
-void pack(const PackArgs<T>& args, int64_t first, int64_t last) {
+void pack_panel(const PackArgs<T>& args, int64_t panel, T* out) {
     const int64_t rank = args.rank, ld = args.row_stride;
     constexpr int64_t width = kTilePanel<T>;
-    for (int64_t panel = first; panel < last; ++panel) {
-        T* out = args.packed + panel * rank * width;
-        const int64_t c0 = panel * width, columns = smaller(width, rank - c0);
-        if (columns < width) std::memset(out, 0, static_cast<size_t>(rank * width) * sizeof(T));
-        for (int64_t k = 0; k < rank; ++k) {
-            if (args.transpose) {
-                const T* in = args.weight + c0 * ld + k;
-                for (int64_t j = 0; j < columns; ++j) out[k * width + j] = in[j * ld];
-            } else {
-                const T* in = args.weight + k * ld + c0;
-                for (int64_t j = 0; j < columns; ++j) out[k * width + j] = in[j];
-            }
+    const int64_t c0 = panel * width, columns = smaller(width, rank - c0);
+    if (columns < width) std::memset(out, 0, static_cast<size_t>(rank * width) * sizeof(T));
+    for (int64_t k = 0; k < rank; ++k) {
+        if (args.transpose) {
+            const T* in = args.weight + c0 * ld + k;
+            for (int64_t j = 0; j < columns; ++j) out[k * width + j] = in[j * ld];
+        } else {
+            const T* in = args.weight + k * ld + c0;
+            for (int64_t j = 0; j < columns; ++j) out[k * width + j] = in[j];
         }
+    }
+}
+
+// Numbers in a packed panel.
+template <typename T>
+constexpr int64_t panel_size(int64_t rank) {
+    return rank * kTilePanel<T>;
+}
+
+template <typename T>
+void pack(const PackArgs<T>& args, int64_t first, int64_t last) {
+    for (int64_t panel = first; panel < last; ++panel) {
+        pack_panel(args, panel, args.packed + panel * panel_size<T>(args.rank));
     }
 }
 
