@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from iprm_kernels.backends import cpu, eager
+from iprm_kernels.backends.triton import ops as triton
 from iprm_kernels.checks import check_choice, name_of
 
-BACKENDS: dict[str, ModuleType] = {"cpu": cpu, "eager": eager}
+BACKENDS: dict[str, ModuleType] = {"triton": triton, "cpu": cpu, "eager": eager}
 """Best first: "auto" takes the first that supports the call."""
 
 

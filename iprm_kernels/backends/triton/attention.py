@@ -1,0 +1,86 @@
+"""Launches of the kernels in `attend.py`. All tensors contiguous, masks as bytes, `drop` from `launch.draws`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from iprm_kernels.backends.triton import attend
+from iprm_kernels.backends.triton.configs import attention_blocks
+from iprm_kernels.backends.triton.launch import cdiv, precision
+
+UNUSED = {"seed": None, "stream": 0, "threshold": 0, "scale": 1.0, "DROP": False}
+
+
+def sizes(tokens: Tensor, K: int) -> dict:
+    """The sizes and blocks that all of these kernels take."""
+    _, N, D = tokens.shape
+    return {"K": K, "N": N, "D": D, **attention_blocks(K, N, D, tokens.dtype), "PRECISION": precision(tokens.dtype)}
+
+
+def products(
+    query: Tensor, tokens: Tensor, gate: Tensor | None = None, drop: dict = UNUSED, extra: Tensor | None = None
+):
+    """(B, K, D), (B, N, D) -> (B, K, N) float32, times the dropout multipliers, plus `extra`."""
+    (B, K, _), N = query.shape, tokens.shape[1]
+    out = torch.empty(B, K, N, dtype=torch.float32, device=tokens.device)
+    if B and K:
+        s = sizes(tokens, K)
+        attend.products_kernel[(B, cdiv(N, s["BN"]), cdiv(K, s["BK"]))](
+            query,
+            gate,
+            tokens,
+            extra,
+            out,
+            ALIGNED=N % 4 == 0,
+            GATED=gate is not None,
+            ADD=extra is not None,
+            **s,
+            **drop,
+        )
+    return out
+
+
+def pool(logits: Tensor, tokens: Tensor, mask: Tensor | None, drop: dict) -> tuple[Tensor, Tensor]:
+    """(B, K, N), (B, N, D) -> pooled (B, K, D), attention (B, K, N) float32."""
+    (B, K, N), D = logits.shape, tokens.shape[2]
+    pooled, a = tokens.new_empty(B, K, D), torch.empty_like(logits)
+    if B and K:
+        s = sizes(tokens, K)
+        attend.pool_kernel[(B, cdiv(D, s["BD"]), cdiv(K, s["BK"]))](
+            logits, mask, tokens, pooled, a, ALIGNED=N % 4 == 0, MASKED=mask is not None, **s, **drop
+        )
+    return pooled, a
+
+
+def d_logits(grad: Tensor, grad_attention: Tensor | None, tokens: Tensor, a: Tensor, drop: dict) -> Tensor:
+    """The gradient (B, K, N) float32 of the logits, from those of the pooled values and of the probabilities."""
+    extra = None if grad_attention is None else grad_attention.contiguous()
+    da = products(grad, tokens, None, drop, extra)
+    B, K, N = a.shape
+    if B and K:
+        attend.slope_kernel[(B * K,)](a, da, N, BN=256, num_warps=4)
+    return da
+
+
+def d_tokens(grad, a, drop, tokens, ds=None, query=None, gate=None) -> Tensor:
+    """(B, N, D): the gradient of the tokens, with that of the logits where ds, query and gate are given."""
+    B, K, N = a.shape
+    out = torch.empty_like(tokens)
+    if B:
+        s = sizes(tokens, K)
+        attend.d_tokens_kernel[(B, cdiv(N, s["BN"]), cdiv(s["D"], s["BD"]))](
+            a, grad, ds, query, gate, out, ALIGNED=N % 4 == 0, GATED=ds is not None, **s, **drop
+        )
+    return out
+
+
+def d_query(ds: Tensor, tokens: Tensor, query: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradient of the query and the parts (B, blocks, D) float32 of the gate's."""
+    B, K, D = query.shape
+    s = sizes(tokens, K)
+    out = torch.empty_like(query)
+    parts = torch.empty(B, cdiv(K, s["BK"]), D, dtype=torch.float32, device=query.device)
+    if B and K:
+        attend.d_query_kernel[(B, cdiv(D, s["BD"]), parts.shape[1])](ds, tokens, query, gate, out, parts, **s)
+    return out, parts

@@ -1,0 +1,177 @@
+"""The execution cores. Forward: the logits of all pairs, then softmax and pooling (`attend.py`): two launches.
+
+Backward of execution = "full". The weights' gradients are sums over all B·K·N pairs of products of R-wide rows,
+
+    dC1a = Σ_p d pre_pᵀ (g ⊙ v)_p ,  dC2 = Σ_p dh_pᵀ φ(pre)_p ,
+
+whose (R, R) float32 sums do not fit beside a tile's own accumulators (R = 256: 256 KB each, a whole register file),
+and one partial sum per program would be B·K·N / BN of them. So both factors go to a buffer for some samples at a
+time, and the library multiplies them. Four buffers of (pairs, R) in the inputs' dtype serve for everything, each
+overwritten once its content has been used up:
+
+    recompute               writes pre, φ(pre), h                                2 products   3 R elements a pair
+    gate_backward           h -> dh; dl's summands; parts of dw and dc2          0            3 R
+    dC2 += dhᵀ φ(pre)       library                                              1            2 R
+    chain_backward          pre -> d pre, over φ(pre); dh -> dx                  2            4 R
+    reduce                  dv, du; parts of dg and dl; g ⊙ v, over pre          0            4 R
+    dC1a += d preᵀ (g ⊙ v)  library                                              1            2 R
+
+Six products of 2 R² operations a pair, which is the floor with recomputation, and 18 R elements moved a pair, through
+buffers of BUFFER_BYTES in all. R = 256, bfloat16: 2 KB of buffer a pair, hence 65536 pairs at once, 0.5 ms of an A100
+or 0.13 ms of a B200 (benchmarks/roofline.py, predicted) for some 13 launches. Buffers that fit the second-level cache
+(32 MB) would save memory traffic, but leave the card waiting for launches. A sample is never cut, so the bound is
+max(BUFFER_BYTES, 4·K·N·R elements).
+
+Every sum has a fixed order: within a program, then over the programs' parts by the library's deterministic sum. There
+are no atomics. The end of the forward chain, with the dropout bits and the derivative of the gate, is a kernel of its
+own: inside `recompute` it ran out of registers at every tile that fills a matrix instruction.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from iprm_kernels.backends.triton import attention, pairs, simple
+from iprm_kernels.backends.triton.configs import column_blocks, launch_pairs
+from iprm_kernels.backends.triton.launch import bytes_of, cdiv, contiguous, draws_of
+from iprm_kernels.philox import Role
+
+BUFFER_BYTES = 128 * 2**20
+
+
+MOST_TOKENS = 2**24 - 1
+"""The kernels divide 32-bit numbers up to N times the largest tile, see `pairs.locate`."""
+
+
+def check_length(N: int) -> None:
+    """Raise unless the kernels can number a sample's tokens."""
+    if N > MOST_TOKENS:
+        raise ValueError(f"tokens: expected at most {MOST_TOKENS} a sample for the triton backend, got {N}")
+
+
+def floats(like: Tensor, *shape: int) -> Tensor:
+    """An uninitialised float32 tensor."""
+    return torch.empty(shape, dtype=torch.float32, device=like.device)
+
+
+def rates(seed, step, p_product, p_attention) -> tuple[dict, dict]:
+    """The arguments of the two masks."""
+    return (
+        draws_of(p_product, seed, step, Role.PRODUCT),
+        draws_of(p_attention, seed, step, Role.EXECUTION_ATTENTION),
+    )
+
+
+def execution(v, u, g, l, C1a, C2, c2, w, tokens, mask, seed, step, p_product, p_attention, activation):
+    product, attention_drop = rates(seed, step, p_product, p_attention)
+    v, u, g, l, C1a, C2, c2, w, tokens = contiguous(v, u, g, l, C1a, C2, c2, w, tokens)
+    (B, K, R), N = g.shape, v.shape[1]
+    check_length(N)
+    logits = floats(v, B, K, N)
+    if logits.numel():
+        launch_pairs(
+            "logits", v, R, v, u, g, l, C1a, C2, c2, w, logits, pairs=B * K * N, N=N, K=K, ACTIVATION=activation,
+            **product,
+        )  # fmt: skip
+    return attention.pool(logits, tokens, bytes_of(mask), attention_drop)
+
+
+def chunks(samples: int, sample_bytes: int) -> list[slice]:
+    """Slices of the batch whose four buffers stay within BUFFER_BYTES."""
+    size = max(1, BUFFER_BYTES // max(1, sample_bytes))
+    return [slice(start, min(start + size, samples)) for start in range(0, samples, size)]
+
+
+def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """total += leftᵀ right, accumulated in float32 also across calls where the library can."""
+    if left.dtype == torch.float32:
+        total.addmm_(left.mT, right)
+    elif left.is_cuda and "dtype" in torch.ops.aten.mm.overloads():
+        total += torch.ops.aten.mm.dtype(left.mT, right, torch.float32)
+    else:
+        total += left.mT @ right
+
+
+def execution_backward(
+    grad_pooled, grad_attention, v, u, g, l, C1a, C2, c2, w, tokens, attention_,
+    seed, step, p_product, p_attention, activation,
+):  # fmt: skip
+    product, attention_drop = rates(seed, step, p_product, p_attention)
+    v, u, g, l, C1a, C2, c2, w, tokens, a, grad_pooled = contiguous(
+        v, u, g, l, C1a, C2, c2, w, tokens, attention_, grad_pooled
+    )
+    ds = attention.d_logits(grad_pooled, grad_attention, tokens, a, attention_drop)
+    d_tokens = attention.d_tokens(grad_pooled, a, attention_drop, tokens)
+    (B, K, R), N = g.shape, v.shape[1]
+    dv, du, dg, dl = (torch.empty_like(t) for t in (v, u, g, l))
+    weights = [torch.zeros(n, R, dtype=torch.float32, device=v.device) for n in (R, R, 2)]  # of C1a, C2, (w, c2)
+    parts = chunks(B, 4 * K * N * R * v.element_size()) if K else []
+    buffers = [v.new_empty((parts[0].stop if parts else 0) * K * N, R) for _ in range(4)]
+    for s in parts:
+        pair_gradients(
+            (v[s], u[s], g[s], l[s], C1a, C2, c2, w), ds[s], s.start * K * N, buffers, product, activation,
+            (dv[s], du[s], dg[s], dl[s]), weights,
+        )  # fmt: skip
+    dC1a, dC2, dw, dc2 = (d.to(v.dtype, copy=True) for d in (*weights[:2], *weights[2]))
+    return dv, du, dg, dl, dC1a, dC2, dc2, dw, d_tokens
+
+
+def pair_gradients(inputs, ds, first, buffers, product, activation, gradients, weights) -> None:
+    """The gradients of some samples into `gradients`, and their part of the weights' gradients onto `weights`."""
+    v, u, g, l, C1a, C2, c2, w = inputs
+    dv, du, dg, dl = gradients
+    dC1a, dC2, rows = weights
+    (B, K, R), N = g.shape, v.shape[1]
+    count = B * K * N
+    pre, hidden, dh, dl_parts = (t[:count] for t in buffers)  # hidden then holds d pre, dh dx, and pre g ⊙ v
+    sizes = {"pairs": count, "N": N, "K": K}
+    launch_pairs("recompute", v, R, v, u, g, C1a, C2, c2, pre, hidden, dh, **sizes, ACTIVATION=activation)
+    blocks = column_blocks(R)
+    sums = floats(v, 2, cdiv(count, blocks["BN"]), R)
+    pairs.gate_backward_kernel[(sums.shape[1], cdiv(R, blocks["BR"]))](
+        l, w, ds, dh, dl_parts, *sums, first=first, **sizes, R=R, ACTIVATION=activation, **blocks, **product
+    )
+    rows += sums.sum(1)
+    add_product(dC2, dh, hidden)
+    launch_pairs("chain_backward", v, R, C1a, C2, pre, hidden, dh, pairs=count, ACTIVATION=activation)
+    tiles = cdiv(N, blocks["BN"])
+    sums = floats(v, 2, B, tiles, K, R)
+    pairs.reduce_kernel[(B, tiles, cdiv(R, blocks["BR"]))](
+        v, g, dh, hidden, dl_parts, pre, dv, du, *sums, N, K, R=R, **blocks
+    )
+    for gradient, total in zip((dg, dl), sums.sum(2), strict=True):
+        gradient.copy_(total)
+    add_product(dC1a, hidden, pre)
+
+
+def execution_simple(keys, query, w, tokens, mask, seed, step, p_product, p_attention, activation):
+    product, attention_drop = rates(seed, step, p_product, p_attention)
+    keys, query, w, tokens = contiguous(keys, query, w, tokens)
+    (B, K, R), N = query.shape, keys.shape[1]
+    check_length(N)
+    logits = floats(keys, B, K, N)
+    if count := logits.numel():
+        blocks = column_blocks(R)
+        simple.simple_logits_kernel[(cdiv(count, blocks["BN"]),)](
+            keys, query, w, logits, pairs=count, N=N, K=K, R=R, ACTIVATION=activation, **blocks, **product
+        )
+    return attention.pool(logits, tokens, bytes_of(mask), attention_drop)
+
+
+def execution_simple_backward(
+    grad_pooled, grad_attention, keys, query, w, tokens, attention_, seed, step, p_product, p_attention, activation
+):
+    product, attention_drop = rates(seed, step, p_product, p_attention)
+    keys, query, w, tokens, a, grad_pooled = contiguous(keys, query, w, tokens, attention_, grad_pooled)
+    ds = attention.d_logits(grad_pooled, grad_attention, tokens, a, attention_drop)
+    d_tokens = attention.d_tokens(grad_pooled, a, attention_drop, tokens)
+    (B, K, R), N = query.shape, keys.shape[1]
+    blocks = column_blocks(R)
+    tiles = cdiv(N, blocks["BN"])
+    d_keys, sum_query, sum_w = torch.empty_like(keys), floats(keys, B, tiles, K, R), floats(keys, B, tiles, R)
+    if B:
+        simple.simple_backward_kernel[(B, tiles, cdiv(R, blocks["BR"]))](
+            keys, query, w, ds, d_keys, sum_query, sum_w, N=N, K=K, R=R, ACTIVATION=activation, **blocks, **product
+        )
+    return d_keys, sum_query.sum(1).to(query.dtype), sum_w.sum((0, 1)).to(w.dtype), d_tokens

@@ -1,0 +1,22 @@
+"""The formation core: s = (f ⊙ q) · x, softmax, z = Σ drop(a) x; forward two launches, backward five."""
+
+from __future__ import annotations
+
+from iprm_kernels.backends.triton import attention
+from iprm_kernels.backends.triton.launch import bytes_of, contiguous, draws_of
+from iprm_kernels.philox import Role
+
+
+def formation(query, tokens, gate, mask, seed, step, p_attention):
+    query, tokens, gate = contiguous(query, tokens, gate)
+    logits = attention.products(query, tokens, gate)
+    return attention.pool(logits, tokens, bytes_of(mask), draws_of(p_attention, seed, step, Role.FORMATION_ATTENTION))
+
+
+def formation_backward(grad_z, grad_attention, query, tokens, gate, attention_, seed, step, p_attention):
+    drop = draws_of(p_attention, seed, step, Role.FORMATION_ATTENTION)
+    grad_z, query, tokens, gate, a = contiguous(grad_z, query, tokens, gate, attention_)
+    ds = attention.d_logits(grad_z, grad_attention, tokens, a, drop)
+    d_tokens = attention.d_tokens(grad_z, a, drop, tokens, ds, query, gate)
+    d_query, d_gate = attention.d_query(ds, tokens, query, gate)
+    return d_query, d_tokens, d_gate.sum((0, 1)).to(gate.dtype)

@@ -1,0 +1,66 @@
+"""The kernels over pairs of execution = "simple": y = drop(φ(p_k ⊙ κ_n)), s_kn = w · y. No product of matrices."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from iprm_kernels.backends.triton.activations import activate, slope
+from iprm_kernels.backends.triton.pairs import locate
+from iprm_kernels.backends.triton.philox import multipliers
+from iprm_kernels.backends.triton.tiles import load_rows, load_vector, store_rows
+
+
+@triton.jit
+def simple_logits_kernel(
+    KEYS, QUERY, w, LOGITS, seed, stream, threshold, scale, pairs, N, K,
+    R: tl.constexpr, BN: tl.constexpr, BR: tl.constexpr, ACTIVATION: tl.constexpr, DROP: tl.constexpr,
+):  # fmt: skip
+    """One row of a tile is one pair, numbered as in `pairs.py`."""
+    FULL: tl.constexpr = R % BR == 0
+    tile = tl.program_id(0)
+    p = tile.to(tl.int64) * BN + tl.arange(0, BN)
+    valid = p < pairs
+    operations, tokens = locate(tile, N, K, BN)
+    s = tl.zeros((BN,), tl.float32)
+    for begin in range(0, R, BR):
+        r = begin + tl.arange(0, BR)
+        keys = load_rows(KEYS, tokens, valid, r, R, FULL).to(tl.float32)
+        query = load_rows(QUERY, operations, valid, r, R, FULL).to(tl.float32)
+        y = activate(keys * query, ACTIVATION)
+        if DROP:
+            y *= multipliers(seed, stream, threshold, scale, p * R + begin, BR, R % 4 == 0)
+        s += tl.sum(y * load_vector(w, r, R, FULL)[None, :], 1)
+    tl.store(LOGITS + p, s, mask=valid)
+
+
+@triton.jit
+def simple_backward_kernel(
+    KEYS, QUERY, w, D_LOGITS, D_KEYS, SUM_QUERY, SUM_W, seed, stream, threshold, scale, N, K,
+    R: tl.constexpr, BN: tl.constexpr, BR: tl.constexpr, ACTIVATION: tl.constexpr, DROP: tl.constexpr,
+):  # fmt: skip
+    """Of one sample, BN tokens and BR columns: dκ whole, and this tile's part of the gradients of p and w."""
+    FULL: tl.constexpr = R % BR == 0
+    b, tile, tile_count = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.num_programs(1)
+    n = tile * BN + tl.arange(0, BN)
+    begin = tl.program_id(2) * BR
+    r = begin + tl.arange(0, BR)
+    valid, inside = n < N, r < R
+    keys = load_rows(KEYS, b * N + n, valid, r, R, FULL).to(tl.float32)
+    weight = load_vector(w, r, R, FULL)[None, :]
+    d_keys = tl.zeros((BN, BR), tl.float32)
+    d_w = tl.zeros((BR,), tl.float32)
+    for k in range(K):
+        p = (b * K + k) * N + n
+        query = load_vector(QUERY + (b * K + k) * R, r, R, FULL)[None, :]
+        product = keys * query
+        ds = tl.load(D_LOGITS + p, mask=valid, other=0.0)[:, None]
+        if DROP:
+            ds = ds * multipliers(seed, stream, threshold, scale, p * R + begin, BR, R % 4 == 0)
+        d_w += tl.sum(ds * activate(product, ACTIVATION), 0)
+        d_product = ds * weight * slope(product, ACTIVATION)
+        d_keys += d_product * query
+        part = ((b * tile_count + tile) * K + k) * R
+        tl.store(SUM_QUERY + part + r, tl.sum(d_product * keys, 0), mask=inside)
+    store_rows(D_KEYS, d_keys, b * N + n, valid, r, R, FULL)
+    tl.store(SUM_W + (b * tile_count + tile) * R + r, d_w, mask=inside)

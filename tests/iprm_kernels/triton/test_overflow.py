@@ -1,0 +1,182 @@
+"""Offsets beyond 2^31 elements: the last programs of launches over tensors that are that large, but never touched
+elsewhere, so that their memory is only promised. What they compute is compared with the same in a small call.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.usefixtures("interpreted")
+
+BEYOND = 2**31 + 2**16
+SEED = torch.tensor([77])
+
+
+@pytest.fixture
+def last_only(monkeypatch):
+    """Launches run only the programs whose first index is the last."""
+    from triton.runtime import interpreter
+
+    builder = interpreter.interpreter_builder
+    executor = interpreter.GridExecutor
+    launch = executor.__call__
+
+    def only_last(self, *args, **options):
+        grid = self.grid(options | dict(zip(self.arg_names, args, strict=False))) if callable(self.grid) else self.grid
+        self.grid, last = (1, *grid[1:]), grid[0] - 1
+        monkeypatch.setattr(builder, "set_grid_idx", lambda x, y, z: setattr(builder, "grid_idx", (last, y, z)))
+        launch(self, *args, **options)
+
+    monkeypatch.setattr(executor, "__call__", only_last)
+    monkeypatch.setattr(executor, "_restore_args_dev", lambda *args: None)  # would copy all of it onto itself
+
+
+def promised(B, n, D, last):
+    """(B, n, D) whose last sample alone is written."""
+    x = torch.empty(B, n, D, dtype=last.dtype)
+    x[-1] = last
+    return x
+
+
+def samples_for(*sizes) -> int:
+    """So many that a tensor with these sizes a sample has more than 2^31 elements."""
+    size = 1
+    for n in sizes:
+        size *= n
+    return BEYOND // size + 1
+
+
+@pytest.mark.parametrize("kind", ["full", "simple"])
+def test_execution(kind, last_only):
+    """A sample's N·K pairs are one tile, so that the last tile is the last sample."""
+    from iprm_kernels.backends.triton import configs, execution
+
+    N, R, D = 32, 64, 64
+    K = (configs.INTERPRETED.BN if kind == "full" else configs.column_blocks(R)["BN"]) // N
+    B = samples_for(N, R)
+    torch.manual_seed(0)
+    keys, others, tokens = (torch.randn(1, N, width).half() for width in (R, R, D))
+    g, l = (torch.randn(1, K, R).half() for _ in range(2))
+    C1a, C2 = (torch.randn(R, R).half() / 8 for _ in range(2))
+    row = torch.randn(R).half()
+
+    def run(v, u, x, g, l):
+        rest = (x, None, None, 0, 0.0, 0.0, "elu")
+        if kind == "full":
+            return execution.execution(v, u, g, l, C1a, C2, row, row, *rest)
+        return execution.execution_simple(v, g, row, *rest)
+
+    large = run(*(promised(B, t.shape[1], t.shape[2], t[0]) for t in (keys, others, tokens, g, l)))
+    small = run(keys, others, tokens, g, l)
+    assert all(torch.equal(big[-1], one[0]) for big, one in zip(large, small, strict=True))
+
+
+def test_formation(last_only):
+    from iprm_kernels.backends.triton import formation
+
+    K, L, D = 3, 16, 64
+    B = samples_for(L, D)
+    torch.manual_seed(0)
+    q, x, f = torch.randn(1, K, D).half(), torch.randn(1, L, D).half(), torch.randn(D).half()
+    large = formation.formation(promised(B, K, D, q[0]), promised(B, L, D, x[0]), f, None, None, 0, 0.0)
+    small = formation.formation(q, x, f, None, None, 0, 0.0)
+    assert all(torch.equal(big[-1], one[0]) for big, one in zip(large, small, strict=True))
+
+
+def test_formation_backward(last_only):
+    from iprm_kernels.backends.triton import formation
+
+    K, L, D = 3, 16, 64
+    B = samples_for(L, D)
+    torch.manual_seed(0)
+    grad, q, x, f = torch.randn(1, K, D).half(), torch.randn(1, K, D).half(), torch.randn(1, L, D).half(), torch.ones(D)
+    a = torch.rand(1, K, L)
+
+    def run(grad, q, x, a):
+        return formation.formation_backward(grad, a, q, x, f.half(), a, None, 0, 0.0)
+
+    d_query, d_tokens, _ = run(*(promised(B, t.shape[1], t.shape[2], t[0]) for t in (grad, q, x, a)))
+    want_query, want_tokens, _ = run(grad, q, x, a)
+    assert torch.equal(d_query[-1], want_query[0])
+    assert torch.equal(d_tokens[-1], want_tokens[0])
+
+
+def test_composition(last_only):
+    from iprm_kernels.backends.triton import composition
+
+    K, D = 1, 256
+    B = samples_for(K, D)
+    torch.manual_seed(0)
+    q, f = torch.randn(1, K, D).half(), torch.randn(D).half()
+    large_q = promised(B, K, D, q[0])
+    args = (f, False, None, 0, 0.0, 0.0, 0.0)
+    large = composition.composition(large_q, *([large_q, large_q],) * 3, *args)
+    small = composition.composition(q, *([q, q],) * 3, *args)
+    assert all(torch.equal(big[-1], one[0]) for big, one in zip(large, small, strict=True))
+
+
+def test_the_reductions_over_operations(last_only):
+    from iprm_kernels.backends.triton import pairs, simple
+
+    N, R = 32, 64
+    B = samples_for(N, R)
+    torch.manual_seed(0)
+    keys, grads, g = torch.randn(1, N, R).half(), torch.randn(3, N, R).half(), torch.randn(1, 1, R).half()
+    ds, row = torch.randn(1, 1, N), torch.randn(R).half()
+    blocks = {"R": R, "BN": N, "BR": 64}
+
+    def run(B, keys, dx, d_pre, d_l, g, ds):
+        scaled, dv, du, d_keys = (torch.empty(B, N, R, dtype=torch.float16) for _ in range(4))
+        parts = torch.empty(3, B, R)
+        pairs.reduce_kernel[(B, 1, 1)](keys, g, dx, d_pre, d_l, scaled, dv, du, *parts[:2], N, 1, **blocks)
+        out = [scaled[-1], dv[-1], du[-1], *parts[:2, -1]]
+        simple.simple_backward_kernel[(B, 1, 1)](
+            keys, g, row, ds, d_keys, *parts[1:], None, 0, 0, 1.0, N, 1, ACTIVATION="elu", DROP=False, **blocks
+        )
+        return [*out, d_keys[-1], *parts[1:, -1]]
+
+    small = run(1, keys, *grads[:, None], g, ds)
+    samples = [keys[0], *grads, g[0], ds[0]]
+    large = run(B, *(promised(B, *t.shape, t) for t in samples))
+    assert all(torch.equal(one, other) for one, other in zip(large, small, strict=True))
+
+
+def test_dropout_bits(last_only):
+    """The element's number, too, is of 64 bits."""
+    from iprm_kernels.backends.triton import dropout
+    from iprm_kernels.philox import scaled_mask
+
+    tail = BEYOND % dropout.BLOCK or dropout.BLOCK
+    x = torch.empty(BEYOND, dtype=torch.float16)
+    x[-tail:] = 1.0
+    y = dropout.dropout(x, 0.3, SEED, 5)
+    want = scaled_mask((tail,), 0.3, SEED, 5, torch.float32, BEYOND - tail)
+    assert torch.equal(y[-tail:], want.half())
+
+
+def test_the_gradients_chains(last_only):
+    """One sample of more than 2^31 elements in the buffers, tile by tile from the end."""
+    from iprm_kernels.backends.triton import pairs
+
+    R, BN = 64, 32
+    N = BEYOND // R // BN * BN
+    torch.manual_seed(0)
+    C1a, C2 = (torch.randn(R, R).half() / 8 for _ in range(2))
+    row, g = torch.randn(R).half(), torch.randn(1, 1, R).half()
+    ends = [torch.randn(BN, R).half() for _ in range(2)]
+
+    def big(tokens, end):
+        x = torch.empty(tokens, R, dtype=torch.float16)
+        x[-BN:] = end
+        return x
+
+    def run(tokens):
+        v, u = (big(tokens, end) for end in ends)
+        pre, hidden, h = (torch.empty(tokens, R, dtype=torch.float16) for _ in range(3))
+        tile = {"R": R, "RP": R, "BN": BN, "BC": 32, "BR": 0, "ACTIVATION": "elu", "PRECISION": "ieee"}
+        pairs.recompute_kernel[(tokens // BN,)](v, u, g, C1a, C2, row, pre, hidden, h, tokens, tokens, 1, **tile)
+        pairs.chain_backward_kernel[(tokens // BN,)](C1a, C2, pre, hidden, h, tokens, **tile)
+        return pre[-BN:], hidden[-BN:], h[-BN:]
+
+    assert all(torch.equal(one, other) for one, other in zip(run(N), run(BN), strict=True))
