@@ -59,6 +59,7 @@ def compare(core: Callable, oracle: Callable, inputs: Inputs, dtype: torch.dtype
     else:
         eager = relative_errors(run(oracle, exact_inputs, grads, dtype, **options), want)
         eps = torch.finfo(dtype).eps
-        limits = [2 * max(e, 16 * eps) for e in eager] if dtype == torch.float32 else [2 * max(*eager, eps)] * len(eager)
+        worst = max(*eager, eps)
+        limits = [2 * (max(e, 16 * eps) if dtype == torch.float32 else worst) for e in eager]
     for i, (error, limit) in enumerate(zip(errors, limits, strict=True)):
         assert error <= limit, f"tensor {i}: error {error:.2e} over the limit {limit:.2e} (all: {errors})"
