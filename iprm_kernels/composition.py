@@ -24,16 +24,6 @@ library.define(
 )
 
 
-def _forward(*args):
-    *args, backend = args
-    return backends.run(backend, "composition", *args)
-
-
-def _backward(*args):
-    *args, backend = args
-    return backends.run(backend, "composition_backward", *args)
-
-
 def _fake(query, keys, *_):
     B, K, D = query.shape
     attention = query.new_empty(B, K, K * len(keys), dtype=accumulator(query.dtype))
@@ -75,8 +65,8 @@ def _autograd(ctx, grad_operations, grad_results, grad_attention):
     return d_query, d_keys, *d_values, d_gate, *([None] * 7)
 
 
-library.impl("composition", _forward, "CompositeExplicitAutograd")
-library.impl("composition_backward", _backward, "CompositeExplicitAutograd")
+library.impl("composition", backends.implementation("composition"), "CompositeExplicitAutograd")
+library.impl("composition_backward", backends.implementation("composition_backward"), "CompositeExplicitAutograd")
 torch.library.register_fake("iprm::composition", _fake, lib=library)
 torch.library.register_fake("iprm::composition_backward", _fake_backward, lib=library)
 torch.library.register_autograd("iprm::composition", _autograd, setup_context=_setup_context, lib=library)

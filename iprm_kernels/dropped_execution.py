@@ -12,9 +12,9 @@ from torch import Tensor
 
 from iprm_kernels.activations import ACTIVATIONS, SLOPES
 from iprm_kernels.autocast import cast
-from iprm_kernels.checks import check_choice, check_floating, check_tensor, check_tokens
-from iprm_kernels.dropout import Role, check_rate, stream_of
-from iprm_kernels.execution import register
+from iprm_kernels.checks import check_floating, check_tensor
+from iprm_kernels.dropout import Role, stream_of
+from iprm_kernels.execution import check_shared, register
 
 _OPTIONS = "Tensor seed, int step, float p_visual, float p_product, float p_attention, str activation, str backend"
 
@@ -95,17 +95,6 @@ register(
 )
 
 
-def _check_shared(V, mask, seed, p_visual, p_product, p_attention, activation) -> None:
-    B, N, _ = V.shape
-    check_tokens("V", V)
-    if mask is not None:
-        check_tensor("mask", mask, (B, N), torch.bool, V.device)
-    for name, p in (("p_visual", p_visual), ("p_product", p_product), ("p_attention", p_attention)):
-        check_rate(name, p, seed, V.device)
-    check_tensor("seed", seed, (1,), torch.int64, V.device)
-    check_choice("activation", activation, tuple(ACTIVATIONS))
-
-
 def execution_dropped(
     V: Tensor,  # (B, N, D)
     Wk: Tensor,  # (R, D)
@@ -149,7 +138,9 @@ def execution_dropped(
         check_tensor(name, square, (R, R), *like)
     for name, row in (("bk", bk), ("c1", c1), ("c2", c2), ("w", w)):
         check_tensor(name, row, (R,), *like)
-    _check_shared(V, mask, seed, p_visual, p_product, p_attention, activation)
+    rates = {"p_visual": p_visual, "p_product": p_product, "p_attention": p_attention}
+    check_shared("V", V, mask, seed, activation, **rates)
+    check_tensor("seed", seed, (1,), torch.int64, V.device)
     return torch.ops.iprm.execution_dropped(
         V, Wk, bk, C1b, c1, g, l, C1a, C2, c2, w, mask, seed, step, p_visual, p_product, p_attention, activation,
         backend,
@@ -192,7 +183,9 @@ def execution_simple_dropped(
     check_tensor("C2", C2, (R, R), *like)
     for name, row in (("c1", c1), ("c2", c2), ("w", w)):
         check_tensor(name, row, (R,), *like)
-    _check_shared(V, mask, seed, p_visual, p_product, p_attention, activation)
+    rates = {"p_visual": p_visual, "p_product": p_product, "p_attention": p_attention}
+    check_shared("V", V, mask, seed, activation, **rates)
+    check_tensor("seed", seed, (1,), torch.int64, V.device)
     return torch.ops.iprm.execution_simple_dropped(
         V, C1, c1, C2, c2, query, w, mask, seed, step, p_visual, p_product, p_attention, activation, backend
     )

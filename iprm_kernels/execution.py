@@ -61,16 +61,6 @@ def register(op: str, names: tuple[str, ...], options: str, forward, backward, *
     torch.library.register_autograd(f"iprm::{op}", autograd, setup_context=setup_context, lib=library)
 
 
-def _by_backend(op: str):
-    """The implementation of a core: that of the backend which the last argument names."""
-
-    def implementation(*args):
-        *args, backend = args
-        return backends.run(backend, op, *args)
-
-    return implementation
-
-
 for _op, _names, _per_operation in (
     ("execution", ("v", "u", "g", "l", "C1a", "C2", "c2", "w", "tokens"), "g"),
     ("execution_simple", ("keys", "query", "w", "tokens"), "query"),
@@ -79,19 +69,20 @@ for _op, _names, _per_operation in (
         _op,
         _names,
         _OPTIONS,
-        _by_backend(_op),
-        _by_backend(f"{_op}_backward"),
+        backends.implementation(_op),
+        backends.implementation(f"{_op}_backward"),
         tokens="tokens",
         per_operation=_per_operation,
     )
 
 
-def _check_shared(tokens, mask, B, N, seed, p_product, p_attention, activation) -> None:
-    check_tokens("tokens", tokens)
+def check_shared(name: str, tokens: Tensor, mask, seed, activation: str, **rates: float) -> None:
+    """The checks that all forms of execution share; `name` is what the (B, N, D) tokens are called there."""
+    check_tokens(name, tokens)
     if mask is not None:
-        check_tensor("mask", mask, (B, N), torch.bool, tokens.device)
-    check_rate("p_product", p_product, seed, tokens.device)
-    check_rate("p_attention", p_attention, seed, tokens.device)
+        check_tensor("mask", mask, tokens.shape[:2], torch.bool, tokens.device)
+    for rate, p in rates.items():
+        check_rate(rate, p, seed, tokens.device)
     check_choice("activation", activation, tuple(ACTIVATIONS))
 
 
@@ -150,7 +141,7 @@ def execution(
     check_tensor("c2", c2, (R,), *like)
     check_tensor("w", w, (R,), *like)
     check_tensor("tokens", tokens, (B, N, "D"), *like)
-    _check_shared(tokens, mask, B, N, seed, p_product, p_attention, activation)
+    check_shared("tokens", tokens, mask, seed, activation, p_product=p_product, p_attention=p_attention)
     return torch.ops.iprm.execution(
         v, u, g, l, C1a, C2, c2, w, tokens, mask, seed, step, p_product, p_attention, activation, backend
     )
@@ -186,7 +177,7 @@ def execution_simple(
     check_tensor("query", query, (B, "K", R), *like)
     check_tensor("w", w, (R,), *like)
     check_tensor("tokens", tokens, (B, N, "D"), *like)
-    _check_shared(tokens, mask, B, N, seed, p_product, p_attention, activation)
+    check_shared("tokens", tokens, mask, seed, activation, p_product=p_product, p_attention=p_attention)
     return torch.ops.iprm.execution_simple(
         keys, query, w, tokens, mask, seed, step, p_product, p_attention, activation, backend
     )

@@ -22,16 +22,6 @@ library.define(
 )
 
 
-def _forward(*args):
-    *args, backend = args
-    return backends.run(backend, "formation", *args)
-
-
-def _backward(*args):
-    *args, backend = args
-    return backends.run(backend, "formation_backward", *args)
-
-
 def _fake(query, tokens, *_):
     (B, K, D), L = query.shape, tokens.shape[1]
     return query.new_empty(B, K, D), query.new_empty(B, K, L, dtype=accumulator(query.dtype))
@@ -54,8 +44,8 @@ def _autograd(ctx, grad_z, grad_attention):
     return *grads, None, None, None, None, None
 
 
-library.impl("formation", _forward, "CompositeExplicitAutograd")
-library.impl("formation_backward", _backward, "CompositeExplicitAutograd")
+library.impl("formation", backends.implementation("formation"), "CompositeExplicitAutograd")
+library.impl("formation_backward", backends.implementation("formation_backward"), "CompositeExplicitAutograd")
 torch.library.register_fake("iprm::formation", _fake, lib=library)
 torch.library.register_fake("iprm::formation_backward", _fake_backward, lib=library)
 torch.library.register_autograd("iprm::formation", _autograd, setup_context=_setup_context, lib=library)

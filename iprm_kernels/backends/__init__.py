@@ -6,6 +6,7 @@ why it cannot serve a device and dtype, or None where it can.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
 
 import torch
@@ -49,3 +50,13 @@ def run(name: str, op: str, first: Tensor, *args):
         return function(first, *args)
     with torch.autocast(first.device.type, enabled=False):
         return function(first, *args)
+
+
+def implementation(op: str) -> Callable:
+    """The implementation of a registered op whose last argument names the backend."""
+
+    def call(*args):
+        *args, backend = args
+        return run(backend, op, *args)
+
+    return call
