@@ -12,7 +12,8 @@ OUT ?= results
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(subst =,-,$(subst <,-,$(subst >,-,$(TORCH))))
-SOURCES := pyproject.toml setup.py build_backend.py $(shell find csrc -type f)
+SOURCES := pyproject.toml setup.py build_backend.py build_cuda.py $(shell find csrc -type f)
+NATIVE := find csrc tests/cuda_on_host -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu'
 
 .PHONY: run train bench bench-short test lint format clean
 
@@ -37,12 +38,12 @@ test: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	find csrc -name '*.h' -o -name '*.cpp' | xargs $(BIN)/clang-format --dry-run -Werror
+	$(NATIVE) | xargs $(BIN)/clang-format --dry-run -Werror
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	find csrc -name '*.h' -o -name '*.cpp' | xargs $(BIN)/clang-format -i
+	$(NATIVE) | xargs $(BIN)/clang-format -i
 
 # Torch comes first, so that the kernels are compiled against the torch that they will run with.
 $(READY): $(SOURCES)

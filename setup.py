@@ -1,10 +1,14 @@
-"""Builds iprm_kernels._C, the compiled kernels.
+"""Builds the compiled kernels: iprm_kernels._C for the CPU and iprm_kernels._cuda for CUDA devices.
 
 Environment:
-    IPRM_BUILD_CPU  auto (default): build where a C++ compiler and torch are found, else install pure Python and
-                    say why; 1: build or fail; 0: do not build.
-    MAX_JOBS        compiler processes at once (default: by cores and memory).
-    CXX             the C++ compiler.
+    IPRM_BUILD_CPU        auto (default): build where a C++ compiler and torch are found, else install without and say
+                          why; 1: build or fail; 0: do not build.
+    IPRM_BUILD_CUDA       the same for CUDA, where also nvcc and a torch of its major version are found. No device is
+                          needed.
+    TORCH_CUDA_ARCH_LIST  the architectures, as torch reads it (default: 8.0;9.0;10.0+PTX, as far as nvcc knows them).
+    CUDA_HOME             where nvcc's toolkit is.
+    MAX_JOBS              compiler processes at once (default: by cores and memory).
+    CXX                   the C++ compiler.
 """
 
 from __future__ import annotations
@@ -16,7 +20,9 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -25,8 +31,12 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent.resolve()
 sys.path.append(str(ROOT))
+
+import build_cuda  # noqa: E402
+
 PACKAGE = "iprm_kernels"
-RECORD = "_build.json"  # in the package: whether the extension was built, why not, and for which torch
+RECORD = "_build.json"  # in the package: whether each extension was built, why not, and for which torch
+COMMON = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "csrc/common").glob("*.cpp"))
 
 # Torch-facing files see torch's headers; kernels.cpp does not, and is compiled once per instruction set.
 KERNELS = "csrc/cpu/kernels.cpp"
@@ -64,7 +74,7 @@ def instruction_sets() -> dict[str, list[str]]:
 
 
 def obstacle() -> str | None:
-    """Why the extension cannot be built here, or None."""
+    """Why no extension can be built here, or None."""
     if sys.platform == "win32":
         return "the kernels need GCC or Clang, which the Windows build of torch does not go with"
     if shutil.which(compiler()[0]) is None:
@@ -76,36 +86,62 @@ def obstacle() -> str | None:
     return None
 
 
-def switch() -> str:
-    value = os.environ.get("IPRM_BUILD_CPU", "auto")
-    if value not in ("auto", "0", "1"):
-        raise SystemExit(f"IPRM_BUILD_CPU: expected auto, 0 or 1, got {value!r}")
-    return value
+def cuda_obstacle() -> str | None:
+    """Why the CUDA kernels cannot be built here, or None."""
+    if reason := obstacle():
+        return reason
+    try:
+        build_cuda.check_versions()
+        build_cuda.targets()
+    except build_cuda.Obstacle as error:
+        return str(error)
+    return None
 
 
-def reason_not_to_build() -> str | None:
-    """Why the extension is left out, or None. With IPRM_BUILD_CPU=1 there is no leaving out."""
-    if switch() == "0":
-        return "the package was built with IPRM_BUILD_CPU=0"
-    reason = obstacle()
-    if reason and switch() == "1":
-        raise SystemExit(f"IPRM_BUILD_CPU=1, but {reason}")
-    return reason
+@dataclass
+class Part:
+    """One extension, and what decides whether it is built."""
+
+    kernels: str
+    module: str
+    switch: str
+    obstacle: Callable[[], str | None]
+    extension: Callable
+    reason: str | None = None  # why it is left out
+
+    def wanted(self) -> str:
+        value = os.environ.get(self.switch, "auto")
+        if value not in ("auto", "0", "1"):
+            raise SystemExit(f"{self.switch}: expected auto, 0 or 1, got {value!r}")
+        return value
+
+    def decide(self) -> None:
+        """Find the reason not to build. With the switch at 1 there is no leaving out."""
+        if self.wanted() == "0":
+            self.reason = f"the package was built with {self.switch}=0"
+        elif reason := self.obstacle():
+            if self.wanted() == "1":
+                raise SystemExit(f"{self.switch}=1, but {reason}")
+            self.reason = reason
+        if self.reason:
+            self.warn()
+
+    def warn(self) -> None:
+        print(f"warning: {PACKAGE} is installed without its {self.kernels} kernels: {self.reason}", file=sys.stderr)
 
 
-def warn(reason: str) -> None:
-    print(f"warning: {PACKAGE} is installed without its compiled kernels: {reason}", file=sys.stderr)
+def record(directory: str | Path, unfinished: str | None = None) -> None:
+    """Leaves word in the package of how it was built; iprm_kernels.backends.compiled reads it."""
+    entries = {}
+    for name, part in PARTS.items():
+        reason = part.reason or unfinished
+        version = None
+        if reason is None:
+            import torch
 
-
-def record(directory: str | Path, reason: str | None) -> None:
-    """Leaves word in the package of how it was built; iprm_kernels.backends.cpu reads it."""
-    version = None
-    if reason is None:
-        import torch
-
-        version = torch.__version__
-    entry = {"extension": reason is None, "reason": reason, "torch": version}
-    (Path(directory) / RECORD).write_text(json.dumps(entry))
+            version = torch.__version__
+        entries[name] = {"extension": reason is None, "reason": reason, "torch": version}
+    (Path(directory) / RECORD).write_text(json.dumps(entries))
 
 
 def jobs() -> int:
@@ -118,12 +154,12 @@ def jobs() -> int:
 
 
 class RecordedBuild(build_py):
-    """build_py, and the record of a build without the extension (build_ext overwrites it)."""
+    """build_py, and the record of a build without the extensions (build_ext overwrites it)."""
 
     def run(self) -> None:
         super().run()
         place = ROOT if getattr(self, "editable_mode", False) else Path(self.build_lib)
-        record(place / PACKAGE, REASON or "the build did not finish")
+        record(place / PACKAGE, "the build did not finish")
 
 
 def extension_build() -> type:
@@ -133,18 +169,30 @@ def extension_build() -> type:
     class KernelBuild(BuildExtension):
         def run(self) -> None:
             jobs()  # for the processes torch starts
-            reason = None
-            try:
-                super().run()
-            except Exception as error:
-                if switch() == "1":
-                    raise
-                reason = f"compiling failed when the package was built ({type(error).__name__}: {error})"
-                warn(reason)
-            record(ROOT / PACKAGE if self.inplace else Path(self.build_lib) / PACKAGE, reason)
+            super().run()
+            record(ROOT / PACKAGE if self.inplace else Path(self.build_lib) / PACKAGE)
+
+        def build_extensions(self) -> None:
+            """One after the other: where one fails and may, the others are built all the same."""
+            parts = {f"{PACKAGE}.{part.module}": part for part in PARTS.values()}
+            wanted, built, build_temp = self.extensions, [], self.build_temp
+            for extension in wanted:
+                part = parts[extension.name]
+                self.extensions, self.build_temp = [extension], str(Path(build_temp, part.module))
+                try:
+                    super().build_extensions()
+                    built.append(extension)
+                except Exception as error:
+                    if part.wanted() == "1":
+                        raise
+                    kind = type(error).__name__
+                    part.reason = f"compiling failed when the package was built ({kind}: {error})"
+                    part.warn()
+            self.extensions, self.build_temp = built, build_temp
 
         def build_extension(self, ext) -> None:
-            ext.extra_objects = [*ext.extra_objects, *self.compile_kernels()]
+            if ext.name == f"{PACKAGE}._C":
+                ext.extra_objects = [*ext.extra_objects, *self.compile_kernels()]
             super().build_extension(ext)
 
         def compile_kernels(self) -> list[str]:
@@ -168,21 +216,22 @@ def extension_build() -> type:
         def get_outputs(self) -> list[str]:
             return [path for path in super().get_outputs() if self.dry_run or Path(path).exists()]
 
-        def copy_extensions_to_source(self) -> None:
-            if all(Path(self.build_lib, self.get_ext_filename(e.name)).exists() for e in self.extensions):
-                super().copy_extensions_to_source()
-
     return KernelBuild
 
 
-def extension():
+def macros(values: dict[str, str]) -> list[tuple[str, str]]:
+    """String constants for the code."""
+    return [(name, f'"{value}"') for name, value in values.items()]
+
+
+def cpu_extension():
     from torch.utils.cpp_extension import CppExtension
 
     files = [ROOT / "csrc/module.cpp", *sorted((ROOT / "csrc/cpu").glob("*.cpp"))]
-    sources = [str(path.relative_to(ROOT)) for path in files]
+    sources = [*(str(path.relative_to(ROOT)) for path in files), *COMMON]
     sources.remove(KERNELS)
     openmp = [] if sys.platform == "darwin" else ["-fopenmp"]
-    macros = {
+    built_with = {
         "IPRM_FLAGS": shlex.join(KERNEL_FLAGS),
         "IPRM_INSTRUCTION_SETS": ",".join(instruction_sets()),
     }
@@ -190,15 +239,42 @@ def extension():
     return CppExtension(
         f"{PACKAGE}._C",
         sources,
-        define_macros=[*((name, f'"{value}"') for name, value in macros.items()), *tables],
+        define_macros=[*macros(built_with), *tables],
         extra_compile_args=[*FLAGS, *openmp],
         extra_link_args=[*openmp, "-Wl,-s"] if sys.platform != "darwin" else [],
     )
 
 
-REASON = reason_not_to_build()
-if REASON:
-    warn(REASON)
-    setup(cmdclass={"build_py": RecordedBuild})
-else:
-    setup(ext_modules=[extension()], cmdclass={"build_py": RecordedBuild, "build_ext": extension_build()})
+def cuda_extension():
+    from torch.utils import cpp_extension
+
+    cpp_extension.CUDA_HOME = str(build_cuda.home())
+    files = sorted((ROOT / build_cuda.SOURCES).glob("*.cu"))
+    targets = build_cuda.targets()
+    built_with = {
+        "IPRM_CUDA_FLAGS": shlex.join(build_cuda.flags()),
+        "IPRM_CUDA_ARCHS": ",".join(targets),
+        "IPRM_NVCC": build_cuda.nvcc_version(),
+    }
+    return cpp_extension.CUDAExtension(
+        f"{PACKAGE}._cuda",
+        [f"{build_cuda.SOURCES}/binding.cpp", *(str(path.relative_to(ROOT)) for path in files), *COMMON],
+        extra_compile_args={
+            "cxx": [*FLAGS, *(f"-D{name}={value}" for name, value in macros(built_with))],
+            "nvcc": [*build_cuda.FLAGS, *map(build_cuda.code_flag, targets)],
+        },
+        extra_link_args=["-Wl,-s"],
+    )
+
+
+PARTS = {
+    "cpu": Part("CPU", "_C", "IPRM_BUILD_CPU", obstacle, cpu_extension),
+    "cuda": Part("CUDA", "_cuda", "IPRM_BUILD_CUDA", cuda_obstacle, cuda_extension),
+}
+for part in PARTS.values():
+    part.decide()
+commands = {"build_py": RecordedBuild}
+extensions = [part.extension() for part in PARTS.values() if part.reason is None]
+if extensions:
+    commands["build_ext"] = extension_build()
+setup(ext_modules=extensions, cmdclass=commands)

@@ -167,7 +167,7 @@ def unusable(name: str, point: Point) -> str | None:
 def fast_variants(point: Point) -> list[str]:
     """The fused backends that can run at the point, the one that "auto" takes first."""
     reasons = iprm_kernels.reasons(point.device, point.compute_dtype)
-    simulated = {"triton"} if point.device == "cpu" else set()  # an interpreter's speed says nothing
+    simulated = {"triton", "cuda"} if point.device == "cpu" else set()  # the speed of what is interpreted says nothing
     return [f"fast[{name}]" for name, reason in reasons.items() if reason is None and name not in simulated]
 
 

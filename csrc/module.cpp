@@ -1,4 +1,4 @@
-// Python bindings of the compiled backends, and what they were built with.
+// Python bindings of the CPU backend, and what it was built with.
 #include <ATen/Version.h>
 #include <torch/csrc/utils/pybind.h>
 #include <torch/version.h>
@@ -24,7 +24,6 @@ py::dict build_info() {
     info["flags"] = IPRM_FLAGS;
     info["torch"] = TORCH_VERSION;
     info["instruction_sets"] = py::str(IPRM_INSTRUCTION_SETS).attr("split")(",");
-    info["cuda_archs"] = py::list();
 #if defined(_OPENMP)
     info["openmp"] = true;
 #else

@@ -6,6 +6,7 @@ the algebra allows"). Each stage here mirrors the stage of the same name there.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 
 from iprm import reference
 from iprm.config import IPRMConfig
-from iprm.reference import Draw
+from iprm.graphs import Graphs
+from iprm.reference import Attention, Draw
 from iprm_kernels import (
     composition,
     execution,
@@ -27,6 +29,7 @@ from iprm_kernels.activations import ACTIVATIONS
 from iprm_kernels.backends import BACKENDS
 from iprm_kernels.checks import check_choice
 from iprm_kernels.dropout import Role
+from iprm_kernels.steps import MAPS, missing, steps, too_large
 
 
 def gate(linear: nn.Linear) -> Tensor:
@@ -58,6 +61,16 @@ class Formation(reference.Formation):
         q = self.query(O, E, drop)
         z, a = formation(q, X, gate(self.f), mask, seed=drop.seed, step=drop.step, p_attention=p, backend=drop.backend)
         return self.norm(z), a
+
+    def keys(self, X: Tensor) -> tuple[Tensor, Tensor]:
+        """y = F2ᵀ (f ⊙ x) (1 or T, B, L, D) and F2's bias · (f ⊙ x) (1 or T, B, L).
+
+        With them (F2 h_k + bias) · (f ⊙ x_j) = h_k · y_j + bias_j: the logits without the query.
+        """
+        x = self.f.weight[0] * X
+        if not self.config.per_step_query:
+            return (x @ self.F2.weight)[None], (x @ self.F2.bias)[None]
+        return torch.stack([x @ F2.weight for F2 in self.F2]), torch.stack([x @ F2.bias for F2 in self.F2])
 
 
 class Look(NamedTuple):
@@ -169,15 +182,90 @@ class Composition(reference.Composition):
 class IPRM(reference.IPRM):
     """The iterative and parallel reasoning mechanism on fused kernels: `iprm.reference.IPRM`, faster and smaller.
 
+    Without gradients and dropout, few samples on the CUDA backend take all steps in one launch
+    (`iprm_kernels.steps`), where the options allow it (`whole`).
+
     Args:
         config: every option, see `IPRMConfig`.
         backend: "auto" takes the best backend that supports the call; a named one runs or raises with the reason.
             See `iprm_kernels.reasons` for what can run here.
+        cuda_graph: replay forwards without gradients and dropout as CUDA graphs. The first call of each kind (shapes,
+            dtypes, which masks, attention returned or not, autocast) runs a few times and is captured, so it is slow;
+            the later ones are one launch, on copies of the inputs, and return copies. The last eight kinds are kept,
+            each with its memory; moving or replacing parameters discards them, new values in place do not. Hooks of
+            submodules run at the capture only. With gradients or dropout the call runs as usual; so it does on a CPU,
+            which has nothing to capture.
     """
 
     formation_class, execution_class, composition_class = Formation, Execution, Composition
 
-    def __init__(self, config: IPRMConfig, backend: str = "auto"):
+    def __init__(self, config: IPRMConfig, backend: str = "auto", cuda_graph: bool = False):
         super().__init__(config)
         check_choice("backend", backend, ("auto", *BACKENDS))
         self.backend = backend
+        self.graphs = Graphs() if cuda_graph else None
+
+    def forward(
+        self,
+        language: Tensor,
+        summary: Tensor,
+        visual: Tensor,
+        language_mask: Tensor | None = None,
+        visual_mask: Tensor | None = None,
+        *,
+        return_attention: bool = False,
+    ) -> Tensor | tuple[Tensor, Attention]:
+        """`iprm.reference.IPRM.forward`."""
+        inputs = (language, summary, visual, language_mask, visual_mask)
+        run = functools.partial(self._run, return_attention=return_attention)
+        if self.graphs is None or self._drops() or not self.graphs.serves(inputs):
+            return run(*inputs)
+        return self.graphs(run, inputs, self.parameters(), return_attention)
+
+    def _run(self, *inputs: Tensor | None, return_attention: bool) -> Tensor | tuple[Tensor, Attention]:
+        self._check(*inputs)
+        if torch.is_grad_enabled() or self._drops() or self.whole(*inputs) is not None:
+            return super().forward(*inputs, return_attention=return_attention)
+        language, summary, visual, language_mask, visual_mask = inputs
+        c, look = self.config, self.execution.prepare(visual, Draw(None))
+        operations, results, *attention = steps(
+            *self.memory(summary, visual),
+            language,
+            *self.formation.keys(language),
+            language_mask,
+            look.x,
+            *look.keys,
+            visual_mask,
+            self._weights(),
+            steps=c.num_steps,
+            window=c.window,
+            mask_self=c.mask_self,
+            activations=(c.formation_activation, c.execution_activation, c.op_activation, c.result_activation),
+            backend=self.backend,
+        )
+        result, a_readout = self.readout(operations[-1], results[-1], summary)
+        return (result, Attention(*attention, a_readout)) if return_attention else result
+
+    def whole(self, language: Tensor, summary: Tensor, visual: Tensor, *masks: Tensor | None) -> str | None:
+        """Why a call without gradients and dropout cannot take all its steps at once, or None where it can."""
+        c = self.config
+        if c.execution != "full" or c.query_from_results != "none" or not (c.update and c.composition):
+            return "the kernel for all steps has full execution, update and composition, and no results in the query"
+        if c.formation_norm or c.execution_norm or c.update_norm or c.composition_norm:
+            return "the kernel for all steps has no layer norms"
+        mixed = torch.is_autocast_enabled(visual.device.type) and visual.dtype != torch.float64
+        dtype = torch.get_autocast_dtype(visual.device.type) if mixed else visual.dtype
+        B, L = language.shape[:2]
+        if B == 0:
+            return "there are no samples"
+        reason = missing(self.backend, visual.device, dtype)
+        return reason or too_large(B, c.num_ops, L, c.reduced_dim, c.window)
+
+    def _weights(self) -> list[Tensor]:
+        """The weights that the kernel for all steps takes, in its order."""
+        stages = (self.formation, self.execution, self.composition)
+        maps = [next(getattr(stage, name) for stage in stages if hasattr(stage, name)) for name in MAPS]
+        execution, composition, R = self.execution, self.composition, self.config.reduced_dim
+        of_pairs = [execution.C1.weight[:, :R], execution.C2.weight, execution.C2.bias, execution.w.weight[0]]
+        keys = [composition.Ko.weight, composition.Ko.bias] if self.config.key_projection else []
+        return [*(t for m in maps for t in (m.weight, m.bias)), *of_pairs, composition.c.weight[0], *keys]

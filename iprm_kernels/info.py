@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from collections.abc import Callable
+from types import ModuleType
 
 import torch
 
-from iprm_kernels.backends import cpu, reasons
+from iprm_kernels.backends import cpu, cuda, reasons
 
 
 def version_of(package: str) -> str:
@@ -31,8 +33,33 @@ def describe_device(device: str) -> str:
     return f"{device} ({torch.cuda.get_device_name(device)}, sm_{major}{minor})"
 
 
+def extension_facts(load: Callable[[], tuple[ModuleType | None, str | None]]) -> dict[str, str]:
+    """What an extension was built with, or why there is none."""
+    extension, reason = load()
+    if extension is None:
+        return {"not usable": reason}
+    facts = extension.build_info().items()
+    return {
+        name.replace("_", " "): ", ".join(value) if isinstance(value, list) else str(value) for name, value in facts
+    }
+
+
+def cpu_facts() -> dict[str, str]:
+    """The CPU extension, and which of its tables of kernels this processor takes."""
+    facts = extension_facts(cpu.load)
+    if "not usable" not in facts:
+        facts["kernels in use"] = cpu.extension().cpu_capability()
+    return facts
+
+
+def cuda_facts() -> dict[str, str]:
+    """The CUDA extension, and the devices that it finds."""
+    found = [describe_device(device) for device in devices() if device != "cpu"]
+    return extension_facts(cuda.load) | {"devices": ", ".join(found) or "none that torch can use"}
+
+
 def report() -> dict[str, dict[str, str]]:
-    """Sections of labelled facts: versions, build, and for each device whether each backend can run and why not."""
+    """Sections of labelled facts: versions, builds, and for each device whether each backend can run and why not."""
     sections = {
         "versions": {
             "iprm-kernels": version_of("iprm-kernels"),
@@ -42,14 +69,9 @@ def report() -> dict[str, dict[str, str]]:
             "triton": version_of("triton"),
             "numpy": version_of("numpy"),
         },
-        "extension": {},
+        "CPU extension": cpu_facts(),
+        "CUDA extension": cuda_facts(),
     }
-    extension, reason = cpu.load()
-    if extension is None:
-        sections["extension"]["not usable"] = reason
-    else:
-        sections["extension"] = {key.replace("_", " "): str(value) for key, value in extension.build_info().items()}
-        sections["extension"]["kernels in use"] = extension.cpu_capability()
     for device in devices():
         states = {name: f"no: {why}" if why else "usable" for name, why in reasons(device).items()}
         sections[f"backends on {describe_device(device)}, best first"] = states

@@ -1,29 +1,9 @@
-// Checks and conversions of the arguments of the ops. Every message names the argument, what was expected and
-// what came.
+// Conversions of the arguments of the ops.
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
-#include <optional>
-#include <string>
-
-#include "../common/activation.h"
-#include "../common/philox.h"
+#include "../common/arguments.h"
 
 namespace iprm::cpu {
-
-using OptionalTensor = std::optional<at::Tensor>;
-
-// A floating-point tensor of `dims` dimensions on the CPU: the first argument of an op, which settles the
-// sizes.
-void expect_floating(const at::Tensor& tensor, const char* name, int64_t dims);
-void expect(const at::Tensor& tensor, const char* name, at::IntArrayRef shape, at::ScalarType dtype);
-void expect(const OptionalTensor& tensor, const char* name, at::IntArrayRef shape, at::ScalarType dtype);
-
-// Attention needs a column to attend to, unless there is nobody to attend.
-void expect_columns(const char* name, int64_t rows, int64_t columns);
-
-Activation parse_activation(const std::string& name);
 
 // The mask of one dropout site. `name` is that of the probability `p`.
 DropoutMask dropout_mask(const OptionalTensor& seed, int64_t step, Role role, double p, const char* name);
@@ -47,8 +27,5 @@ template <typename T>
 const T* data(const OptionalTensor& tensor) {
     return tensor ? tensor->const_data_ptr<T>() : nullptr;
 }
-
-// Contiguous, or nothing.
-OptionalTensor contiguous(const OptionalTensor& tensor);
 
 }  // namespace iprm::cpu

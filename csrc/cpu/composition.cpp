@@ -6,23 +6,6 @@ namespace {
 
 using Tensors = std::vector<Tensor>;
 
-void expect_list(const Tensors& list, const char* name, size_t entries, const Tensor& like) {
-    TORCH_CHECK_VALUE(list.size() == entries, name, ": expected a list of ", entries, " tensors, got ", list.size());
-    for (size_t i = 0; i < list.size(); ++i) {
-        expect(list[i], (std::string(name) + "[" + std::to_string(i) + "]").c_str(), like.sizes(), like.scalar_type());
-    }
-}
-
-void expect_inputs(const Tensor& query, const Tensors& keys, const Tensors& operations, const Tensors& results,
-                   const Tensor& gate) {
-    expect_floating(query, "query", 3);
-    TORCH_CHECK_VALUE(!keys.empty(), "keys: expected a list of at least one tensor, got none");
-    expect_list(keys, "keys", keys.size(), query);
-    expect_list(operations, "operations", keys.size(), query);
-    expect_list(results, "results", keys.size(), query);
-    expect(gate, "gate", {query.size(2)}, query.scalar_type());
-}
-
 Tensors operands(const Tensors& list) {
     Tensors out;
     for (const Tensor& tensor : list) out.push_back(operand(tensor));
@@ -114,7 +97,7 @@ std::tuple<Tensor, Tensor, Tensor> composition(const Tensor& query, const Tensor
                                                const Tensors& results, const Tensor& gate, bool mask_self,
                                                const OptionalTensor& seed, int64_t step, double p_product,
                                                double p_value, double p_attention) {
-    expect_inputs(query, keys, operations, results, gate);
+    expect_composition(query, keys, operations, results, gate);
     const at::ScalarType dtype = query.scalar_type();
     const int64_t samples = query.size(0), count = query.size(1);
     const Masks masks(seed, step, p_product, p_value, p_attention);
@@ -136,14 +119,10 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensor> composition_backward(
     const Tensor& query, const Tensors& keys, const Tensors& operations, const Tensors& results, const Tensor& gate,
     const Tensor& attention, bool mask_self, const OptionalTensor& seed, int64_t step, double p_product, double p_value,
     double p_attention) {
-    expect_inputs(query, keys, operations, results, gate);
+    expect_composition(query, keys, operations, results, gate);
+    expect_composition_gradients(grad_operations, grad_results, grad_attention, query, attention, keys.size());
     const at::ScalarType dtype = query.scalar_type();
-    const int64_t samples = query.size(0), count = query.size(1);
-    const int64_t map[] = {samples, count, count * static_cast<int64_t>(keys.size())};
-    expect(grad_operations, "grad_operations", query.sizes(), dtype);
-    expect(grad_results, "grad_results", query.sizes(), dtype);
-    expect(attention, "attention", map, accumulator(dtype));
-    expect(grad_attention, "grad_attention", map, accumulator(dtype));
+    const int64_t samples = query.size(0);
     const Masks masks(seed, step, p_product, p_value, p_attention);
     // The kernel only reads the attention here; the forward, which shares the struct, writes it.
     Tensor probabilities = operand(attention);

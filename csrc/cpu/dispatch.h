@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "../common/arguments.h"
 #include "kernels.h"
 
 namespace iprm::cpu {
@@ -24,9 +25,6 @@ template <>
 inline const Kernels<double>& kernels<double>() {
     return kernel_table().f64;
 }
-
-// The dtype logits, softmax and sums are computed in.
-inline at::ScalarType accumulator(at::ScalarType dtype) { return dtype == at::kDouble ? at::kDouble : at::kFloat; }
 
 // Calls body with a zero of the accumulator's C++ type.
 template <typename Body>

@@ -48,22 +48,6 @@ Tensor sum_tiles(const Tensor& parts, int64_t tiles) {
     return out;
 }
 
-void expect_tokens(const Tensor& tokens, const Tensor& like, int64_t operations) {
-    expect_floating(tokens, "tokens", 3);
-    expect(tokens, "tokens", {like.size(0), like.size(1), tokens.size(2)}, like.scalar_type());
-    expect_columns("tokens", like.size(0) * operations, like.size(1));
-}
-
-// What the backward of either form is given besides the forward's inputs.
-void expect_gradients(const Tensor& grad_pooled, const OptionalTensor& grad_attention, const Tensor& tokens,
-                      const Tensor& attention, int64_t operations) {
-    const at::ScalarType dtype = tokens.scalar_type();
-    const int64_t map[] = {tokens.size(0), operations, tokens.size(1)};
-    expect(grad_pooled, "grad_pooled", {tokens.size(0), operations, tokens.size(2)}, dtype);
-    expect(attention, "attention", map, accumulator(dtype));
-    expect(grad_attention, "grad_attention", map, accumulator(dtype));
-}
-
 // Softmax of the logits in `attention`, in place, and the pooled tokens.
 template <typename T>
 Tensor attend(const Tensor& tokens, const OptionalTensor& mask, Tensor& attention, const DropoutMask& dropout) {
@@ -81,22 +65,6 @@ void attend_backward(AttendGradient& gradient, const DropoutMask& dropout) {
     const AttendBackwardArgs<T> args = gradient.args<T>(dropout);
     parallel(gradient.tokens.size(0), 2 * attend_work(args),
              [&](int64_t first, int64_t last) { kernels<T>().attend_backward(args, first, last); });
-}
-
-void expect_inputs(const Tensor& v, const Tensor& u, const Tensor& g, const Tensor& l, const Tensor& c1a,
-                   const Tensor& c2, const Tensor& c2_bias, const Tensor& w, const Tensor& tokens) {
-    expect_floating(v, "v", 3);
-    expect_floating(g, "g", 3);
-    const at::ScalarType dtype = v.scalar_type();
-    const int64_t samples = v.size(0), operations = g.size(1), rank = v.size(2);
-    expect(u, "u", v.sizes(), dtype);
-    expect(g, "g", {samples, operations, rank}, dtype);
-    expect(l, "l", {samples, operations, rank}, dtype);
-    expect(c1a, "C1a", {rank, rank}, dtype);
-    expect(c2, "C2", {rank, rank}, dtype);
-    expect(c2_bias, "c2", {rank}, dtype);
-    expect(w, "w", {rank}, dtype);
-    expect_tokens(tokens, v, operations);
 }
 
 // The inputs in the form the kernels take: padded to whole panels, the matrices packed.
@@ -165,14 +133,6 @@ auto run_execution_backward(const ExecutionInputs<T>& in, const Tensor& c1a, con
                            finish(sum_first(grad_c2_bias)), finish(sum_first(grad_w)));
 }
 
-void expect_simple_inputs(const Tensor& keys, const Tensor& query, const Tensor& w, const Tensor& tokens) {
-    expect_floating(keys, "keys", 3);
-    expect_floating(query, "query", 3);
-    expect(query, "query", {keys.size(0), query.size(1), keys.size(2)}, keys.scalar_type());
-    expect(w, "w", {keys.size(2)}, keys.scalar_type());
-    expect_tokens(tokens, keys, query.size(1));
-}
-
 template <typename T>
 SimpleExecutionArgs<T> simple_args(const Tensor& keys, const Tensor& query, const Tensor& w, T* logits,
                                    const DropoutMask& product, Activation activation) {
@@ -188,9 +148,8 @@ std::tuple<Tensor, Tensor> execution(const Tensor& v, const Tensor& u, const Ten
                                      const Tensor& tokens, const OptionalTensor& mask, const OptionalTensor& seed,
                                      int64_t step, double p_product, double p_attention,
                                      const std::string& activation) {
-    expect_inputs(v, u, g, l, c1a, c2, c2_bias, w, tokens);
+    expect_execution(v, u, g, l, c1a, c2, c2_bias, w, tokens, mask);
     const int64_t samples = v.size(0), operations = g.size(1), count = v.size(1);
-    expect(mask, "mask", {samples, count}, at::kBool);
     const Activation act = parse_activation(activation);
     const DropoutMask product = dropout_mask(seed, step, Role::kProduct, p_product, "p_product");
     const DropoutMask dropout = dropout_mask(seed, step, Role::kExecutionAttention, p_attention, "p_attention");
@@ -211,8 +170,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
     const Tensor& l, const Tensor& c1a, const Tensor& c2, const Tensor& c2_bias, const Tensor& w, const Tensor& tokens,
     const Tensor& attention, const OptionalTensor& seed, int64_t step, double p_product, double p_attention,
     const std::string& activation) {
-    expect_inputs(v, u, g, l, c1a, c2, c2_bias, w, tokens);
-    expect_gradients(grad_pooled, grad_attention, tokens, attention, g.size(1));
+    expect_execution(v, u, g, l, c1a, c2, c2_bias, w, tokens, std::nullopt);
+    expect_execution_gradients(grad_pooled, grad_attention, tokens, attention, g.size(1));
     const Activation act = parse_activation(activation);
     const DropoutMask product = dropout_mask(seed, step, Role::kProduct, p_product, "p_product");
     const DropoutMask dropout = dropout_mask(seed, step, Role::kExecutionAttention, p_attention, "p_attention");
@@ -230,8 +189,7 @@ std::tuple<Tensor, Tensor> execution_simple(const Tensor& keys, const Tensor& qu
                                             const Tensor& tokens, const OptionalTensor& mask,
                                             const OptionalTensor& seed, int64_t step, double p_product,
                                             double p_attention, const std::string& activation) {
-    expect_simple_inputs(keys, query, w, tokens);
-    expect(mask, "mask", {keys.size(0), keys.size(1)}, at::kBool);
+    expect_execution_simple(keys, query, w, tokens, mask);
     const Activation act = parse_activation(activation);
     const DropoutMask product = dropout_mask(seed, step, Role::kProduct, p_product, "p_product");
     const DropoutMask dropout = dropout_mask(seed, step, Role::kExecutionAttention, p_attention, "p_attention");
@@ -251,8 +209,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> execution_simple_backward(
     const Tensor& grad_pooled, const OptionalTensor& grad_attention, const Tensor& keys, const Tensor& query,
     const Tensor& w, const Tensor& tokens, const Tensor& attention, const OptionalTensor& seed, int64_t step,
     double p_product, double p_attention, const std::string& activation) {
-    expect_simple_inputs(keys, query, w, tokens);
-    expect_gradients(grad_pooled, grad_attention, tokens, attention, query.size(1));
+    expect_execution_simple(keys, query, w, tokens, std::nullopt);
+    expect_execution_gradients(grad_pooled, grad_attention, tokens, attention, query.size(1));
     const at::ScalarType dtype = keys.scalar_type();
     const Activation act = parse_activation(activation);
     const DropoutMask product = dropout_mask(seed, step, Role::kProduct, p_product, "p_product");

@@ -1,25 +1,12 @@
 #include "attend.h"
 
 namespace iprm::cpu {
-namespace {
-
-void expect_inputs(const Tensor& query, const Tensor& tokens, const Tensor& gate) {
-    expect_floating(query, "query", 3);
-    expect_floating(tokens, "tokens", 3);
-    const int64_t samples = query.size(0), dim = query.size(2);
-    expect(tokens, "tokens", {samples, tokens.size(1), dim}, query.scalar_type());
-    expect(gate, "gate", {dim}, query.scalar_type());
-    expect_columns("tokens", samples * query.size(1), tokens.size(1));
-}
-
-}  // namespace
 
 std::tuple<Tensor, Tensor> formation(const Tensor& query, const Tensor& tokens, const Tensor& gate,
                                      const OptionalTensor& mask, const OptionalTensor& seed, int64_t step,
                                      double p_attention) {
-    expect_inputs(query, tokens, gate);
+    expect_formation(query, tokens, gate, mask);
     const int64_t samples = query.size(0), columns = tokens.size(1);
-    expect(mask, "mask", {samples, columns}, at::kBool);
     const DropoutMask dropout = dropout_mask(seed, step, Role::kFormationAttention, p_attention, "p_attention");
     const Tensor q = operand(query), x = operand(tokens), f = operand(gate);
     const OptionalTensor keep = contiguous(mask);
@@ -37,13 +24,9 @@ std::tuple<Tensor, Tensor, Tensor> formation_backward(const Tensor& grad_z, cons
                                                       const Tensor& query, const Tensor& tokens, const Tensor& gate,
                                                       const Tensor& attention, const OptionalTensor& seed, int64_t step,
                                                       double p_attention) {
-    expect_inputs(query, tokens, gate);
+    expect_formation_backward(grad_z, grad_attention, query, tokens, gate, attention);
     const at::ScalarType dtype = query.scalar_type();
     const int64_t samples = query.size(0), dim = query.size(2);
-    const int64_t map[] = {samples, query.size(1), tokens.size(1)};
-    expect(grad_z, "grad_z", query.sizes(), dtype);
-    expect(attention, "attention", map, accumulator(dtype));
-    expect(grad_attention, "grad_attention", map, accumulator(dtype));
     const DropoutMask dropout = dropout_mask(seed, step, Role::kFormationAttention, p_attention, "p_attention");
     const Tensor q = operand(query), f = operand(gate);
     AttendGradient attend(grad_z, grad_attention, tokens, attention);

@@ -9,6 +9,7 @@
 #include <tuple>
 #include <vector>
 
+#include "../common/shapes.h"
 #include "arguments.h"
 
 namespace iprm::cpu {

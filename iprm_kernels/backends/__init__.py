@@ -12,11 +12,11 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from iprm_kernels.backends import cpu, eager
+from iprm_kernels.backends import cpu, cuda, eager
 from iprm_kernels.backends.triton import ops as triton
 from iprm_kernels.checks import check_choice, name_of
 
-BACKENDS: dict[str, ModuleType] = {"triton": triton, "cpu": cpu, "eager": eager}
+BACKENDS: dict[str, ModuleType] = {"triton": triton, "cuda": cuda, "cpu": cpu, "eager": eager}
 """Best first: "auto" takes the first that supports the call."""
 
 

@@ -8,7 +8,7 @@ import sys
 import torch
 
 from iprm_kernels import info
-from iprm_kernels.backends import BACKENDS, cpu
+from iprm_kernels.backends import BACKENDS, cpu, cuda
 
 
 def test_report_names_versions_and_every_backend():
@@ -22,9 +22,30 @@ def test_report_names_versions_and_every_backend():
 def test_a_missing_extension_is_explained(monkeypatch):
     monkeypatch.setattr(cpu, "load", lambda: (None, "no C++ compiler"))
     sections = info.report()
-    assert sections["extension"] == {"not usable": "no C++ compiler"}
+    assert sections["CPU extension"] == {"not usable": "no C++ compiler"}
     (states,) = (facts for title, facts in sections.items() if title.startswith("backends on cpu"))
     assert states["cpu"] == "no: no C++ compiler"
+
+
+def test_a_missing_cuda_build_is_explained(monkeypatch):
+    monkeypatch.setattr(cuda, "load", lambda: (None, "there was no nvcc"))
+    assert info.report()["CUDA extension"]["not usable"] == "there was no nvcc"
+
+
+def test_a_cuda_build_is_described_without_a_device(monkeypatch):
+    class Module:
+        @staticmethod
+        def build_info():
+            return {"nvcc": "13.0.88", "architectures": ["sm_80", "compute_100"], "flags": "-O3"}
+
+    monkeypatch.setattr(cuda, "load", lambda: (Module, None))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert info.report()["CUDA extension"] == {
+        "nvcc": "13.0.88",
+        "architectures": "sm_80, compute_100",
+        "flags": "-O3",
+        "devices": "none that torch can use",
+    }
 
 
 def test_runs_as_a_program():

@@ -1,0 +1,516 @@
+// The ops of the CUDA backend as a Python module: checks, allocation, launches (kernels.h), and the library's products
+// and sums. Signatures as in csrc/cpu/ops.h; inputs are float32, bfloat16 or float16, attention is float32. Nothing
+// here waits for the device: the seed of a dropout mask is read there.
+#include <ATen/core/Tensor.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/zeros.h>
+#include <torch/csrc/utils/pybind.h>
+#include <torch/version.h>
+
+#include <algorithm>
+#include <atomic>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "../common/shapes.h"
+#include "kernels.h"
+
+// Where the build for the host (its tests) differs: CPU tensors, no device to choose, no stream.
+#if defined(IPRM_CUDA_ON_HOST)
+#    define IPRM_CUDA_FLAGS ""
+#    define IPRM_CUDA_ARCHS "host"
+#    define IPRM_NVCC "none"
+
+namespace iprm {
+const at::DeviceType kDeviceType = at::kCPU;
+}
+namespace {
+struct OnDevice {
+    explicit OnDevice(at::Device) {}
+    cudaStream_t stream() const { return {}; }
+};
+std::string reason(cudaError_t error) { return "error " + std::to_string(static_cast<int>(error)); }
+}  // namespace
+#else
+// c10 alone: what ATen/cuda includes is not in every toolkit.
+#    include <c10/cuda/CUDAGuard.h>
+#    include <c10/cuda/CUDAStream.h>
+
+namespace iprm {
+const at::DeviceType kDeviceType = at::kCUDA;
+}
+namespace {
+struct OnDevice {
+    explicit OnDevice(at::Device device) : guard(device) {}
+    cudaStream_t stream() const { return c10::cuda::getCurrentCUDAStream().stream(); }
+    c10::cuda::CUDAGuard guard;
+};
+std::string reason(cudaError_t error) {
+    (void)cudaGetLastError();  // or the next check of an unrelated launch would report it
+    return cudaGetErrorString(error);
+}
+}  // namespace
+#endif
+
+namespace iprm {
+const std::initializer_list<at::ScalarType> kDtypes = {at::kFloat, at::kBFloat16, at::kHalf};
+}
+
+// Apart from the launches of kernels.h, which have the names of the ops too.
+namespace iprm::cuda::binding {
+namespace {
+
+namespace py = pybind11;
+using at::IntArrayRef;
+using at::Tensor;
+using Tensors = std::vector<Tensor>;
+
+// At most so much is spent on the pair buffers of a backward, unless a single sample needs more.
+std::atomic<int64_t> buffer_bytes{128 << 20};
+
+Dtype dtype_of(const Tensor& tensor) {
+    switch (tensor.scalar_type()) {
+        case at::kBFloat16:
+            return Dtype::kBFloat16;
+        case at::kHalf:
+            return Dtype::kFloat16;
+        default:
+            return Dtype::kFloat32;
+    }
+}
+
+// One call of an op: makes the device of its inputs the current one, and checks the launches.
+class Call {
+  public:
+    Call(const char* op, const Tensor& like)
+        : op_(op), device_(like.device()), launch{dtype_of(like), device_.stream()} {}
+
+    void check(cudaError_t error) const { TORCH_CHECK(error == cudaSuccess, op_, ": ", reason(error)); }
+
+  private:
+    const char* op_;
+    OnDevice device_;
+
+  public:
+    const Launch launch;
+};
+
+// Uninitialised where `computed`; else zeros, which is what a sum over nothing is: with a size of zero nothing is
+// launched.
+Tensor allocate(IntArrayRef shape, const at::TensorOptions& options, bool computed = true) {
+    return computed ? at::empty(shape, options) : at::zeros(shape, options);
+}
+Tensor allocate_like(const Tensor& like, bool computed = true) {
+    return allocate(like.sizes(), like.options(), computed);
+}
+at::TensorOptions floats(const Tensor& like) { return like.options().dtype(at::kFloat); }
+
+const void* in(const Tensor& tensor) { return tensor.const_data_ptr(); }
+const float* floats_in(const Tensor& tensor) { return tensor.const_data_ptr<float>(); }
+const float* floats_in(const OptionalTensor& tensor) { return tensor ? floats_in(*tensor) : nullptr; }
+const uint8_t* bytes_in(const OptionalTensor& mask) {
+    return mask ? static_cast<const uint8_t*>(mask->const_data_ptr()) : nullptr;
+}
+void* out(const Tensor& tensor) { return tensor.mutable_data_ptr(); }
+float* floats_out(const Tensor& tensor) { return tensor.mutable_data_ptr<float>(); }
+
+Drop drop_of_stream(const OptionalTensor& seed, int64_t stream, double p, const char* name, const Tensor& like) {
+    const DropoutMask mask = unseeded_mask(seed, stream, p, name, like.device());
+    if (!mask.active()) return {};
+    return {seed->const_data_ptr<int64_t>(), mask.stream, mask.threshold, static_cast<float>(mask.scale)};
+}
+
+Drop drop_of(const OptionalTensor& seed, int64_t step, Role role, double p, const char* name, const Tensor& like) {
+    return drop_of_stream(seed, stream_of(step, role), p, name, like);
+}
+
+Tensor dropout(const Tensor& x, double p, const OptionalTensor& seed, int64_t stream) {
+    expect_floating(x, "x", -1);
+    const Drop drop = drop_of_stream(seed, stream, p, "p", x);
+    const Call call("dropout", x);
+    const Tensor source = contiguous(x), result = allocate_like(source);
+    call.check(dropout(call.launch, in(source), out(result), source.numel(), drop));
+    return result;
+}
+
+// --- 1. Formation
+
+Attend attend(const Tensor& tokens, int64_t operations, const Drop& drop) {
+    return {tokens.size(0), operations, tokens.size(1), tokens.size(2), in(tokens), drop};
+}
+
+std::tuple<Tensor, Tensor> formation(const Tensor& query, const Tensor& tokens, const Tensor& gate,
+                                     const OptionalTensor& mask, const OptionalTensor& seed, int64_t step,
+                                     double p_attention) {
+    expect_formation(query, tokens, gate, mask);
+    const Drop drop = drop_of(seed, step, Role::kFormationAttention, p_attention, "p_attention", query);
+    const Call call("formation", query);
+    const Tensor q = contiguous(query), x = contiguous(tokens), f = contiguous(gate);
+    const OptionalTensor keep = contiguous(mask);
+    const Tensor z = allocate_like(q), logits = allocate({q.size(0), q.size(1), x.size(1)}, floats(q));
+    const Tensor attention = allocate_like(logits);
+    call.check(formation(call.launch, attend(x, q.size(1), drop), in(q), in(f), bytes_in(keep), out(z),
+                         floats_out(attention), floats_out(logits)));
+    return {z, attention};
+}
+
+std::tuple<Tensor, Tensor, Tensor> formation_backward(const Tensor& grad_z, const OptionalTensor& grad_attention,
+                                                      const Tensor& query, const Tensor& tokens, const Tensor& gate,
+                                                      const Tensor& attention, const OptionalTensor& seed, int64_t step,
+                                                      double p_attention) {
+    expect_formation_backward(grad_z, grad_attention, query, tokens, gate, attention);
+    const Drop drop = drop_of(seed, step, Role::kFormationAttention, p_attention, "p_attention", query);
+    const Call call("formation_backward", query);
+    const Tensor grad = contiguous(grad_z), q = contiguous(query), x = contiguous(tokens), f = contiguous(gate);
+    const Tensor a = contiguous(attention);
+    const OptionalTensor grad_a = contiguous(grad_attention);
+    const bool computed = q.numel() > 0 && x.numel() > 0;
+    const Tensor ds = allocate_like(a), d_query = allocate_like(q, computed), d_tokens = allocate_like(x, computed);
+    const Tensor d_gate = allocate({q.size(0), q.size(2)}, floats(q), computed);
+    call.check(formation_backward(call.launch, attend(x, q.size(1), drop), in(grad), floats_in(grad_a), in(q), in(f),
+                                  floats_in(a), floats_out(ds), out(d_query), out(d_tokens), floats_out(d_gate)));
+    return {d_query, d_tokens, d_gate.sum(0).to(q.scalar_type())};
+}
+
+// --- 2. Execution
+
+// Softmax of the logits, and the pooled tokens.
+std::tuple<Tensor, Tensor> pooled(const Call& call, const Tensor& logits, const Tensor& tokens,
+                                  const OptionalTensor& mask, const Drop& drop) {
+    const Tensor x = contiguous(tokens), attention = allocate_like(logits);
+    const OptionalTensor keep = contiguous(mask);
+    const Tensor result = allocate({x.size(0), logits.size(1), x.size(2)}, x.options());
+    call.check(pool(call.launch, attend(x, logits.size(1), drop), floats_in(logits), bytes_in(keep), out(result),
+                    floats_out(attention)));
+    return {result, attention};
+}
+
+// The backward of `pooled`: gradients of the logits and of the tokens.
+std::tuple<Tensor, Tensor> pooled_backward(const Call& call, const Tensor& grad_pooled,
+                                           const OptionalTensor& grad_attention, const Tensor& tokens,
+                                           const Tensor& attention, const Drop& drop) {
+    const Tensor grad = contiguous(grad_pooled), x = contiguous(tokens), a = contiguous(attention);
+    const OptionalTensor grad_a = contiguous(grad_attention);
+    const Tensor ds = allocate_like(a), dx = allocate_like(x, a.numel() > 0);
+    const Attend args = attend(x, a.size(1), drop);
+    call.check(d_logits(call.launch, args, in(grad), floats_in(grad_a), floats_in(a), floats_out(ds)));
+    call.check(d_tokens(call.launch, args, in(grad), floats_in(a), out(dx)));
+    return {ds, dx};
+}
+
+// The inputs of the full form, contiguous, and what the kernels take for a part of the samples.
+struct Inputs {
+    Inputs(const Tensor& v, const Tensor& u, const Tensor& g, const Tensor& l, const Tensor& c1a, const Tensor& c2,
+           const Tensor& c2_bias, const Tensor& w)
+        : v(contiguous(v)),
+          u(contiguous(u)),
+          g(contiguous(g)),
+          l(contiguous(l)),
+          c1a(contiguous(c1a)),
+          c2(contiguous(c2)),
+          c2_bias(contiguous(c2_bias)),
+          w(contiguous(w)) {}
+
+    Pairs pairs(Activation activation, const Drop& product) const {
+        return {v.size(0), g.size(1), v.size(1), v.size(2), activation, product,     in(v),
+                in(u),     in(g),     in(l),     in(c1a),   in(c2),     in(c2_bias), in(w)};
+    }
+    Inputs samples(int64_t first, int64_t count) const {
+        Inputs part = *this;
+        for (Tensor* tensor : {&part.v, &part.u, &part.g, &part.l}) *tensor = tensor->narrow(0, first, count);
+        return part;
+    }
+
+    Tensor v, u, g, l, c1a, c2, c2_bias, w;
+};
+
+void expect_width(const Call& call, const Tensor& v) {
+    const int64_t most = most_width(call.launch.dtype);
+    TORCH_CHECK_VALUE(v.size(2) <= most, "v: expected at most ", most,
+                      " columns for the cuda backend with this dtype and device, got ", v.size(2));
+}
+
+std::tuple<Tensor, Tensor> execution(const Tensor& v, const Tensor& u, const Tensor& g, const Tensor& l,
+                                     const Tensor& c1a, const Tensor& c2, const Tensor& c2_bias, const Tensor& w,
+                                     const Tensor& tokens, const OptionalTensor& mask, const OptionalTensor& seed,
+                                     int64_t step, double p_product, double p_attention,
+                                     const std::string& activation) {
+    expect_execution(v, u, g, l, c1a, c2, c2_bias, w, tokens, mask);
+    const Activation function = parse_activation(activation);
+    const Drop product = drop_of(seed, step, Role::kProduct, p_product, "p_product", v);
+    const Drop drop = drop_of(seed, step, Role::kExecutionAttention, p_attention, "p_attention", v);
+    const Call call("execution", v);
+    expect_width(call, v);
+    const Inputs inputs(v, u, g, l, c1a, c2, c2_bias, w);
+    const Tensor s = allocate({v.size(0), g.size(1), v.size(1)}, floats(v), v.size(2) > 0);
+    call.check(logits(call.launch, inputs.pairs(function, product), floats_out(s)));
+    return pooled(call, s, tokens, mask, drop);
+}
+
+// total += leftᵀ right, in float32 to the end where this torch has such a product.
+void add_product(const Tensor& total, const Tensor& left, const Tensor& right) {
+    static const auto wide = c10::Dispatcher::singleton().findSchema({"aten::mm", "dtype"});
+    if (left.scalar_type() == at::kFloat) {
+        total.addmm_(left.t(), right);
+    } else if (wide && left.is_cuda()) {
+        using Product = Tensor(const Tensor&, const Tensor&, at::ScalarType);
+        total.add_(wide->typed<Product>().call(left.t(), right, at::kFloat));
+    } else {
+        total.add_(at::mm(left.t(), right));
+    }
+}
+
+// The gradients of the inputs; those of the weights add up in float32 over parts of the batch.
+struct Gradients {
+    Gradients(const Inputs& inputs, bool computed)
+        : v(allocate_like(inputs.v, computed)),
+          u(allocate_like(inputs.u, computed)),
+          g(allocate_like(inputs.g, computed)),
+          l(allocate_like(inputs.l, computed)),
+          c1a(at::zeros(inputs.c1a.sizes(), floats(inputs.v))),
+          c2(at::zeros(inputs.c2.sizes(), floats(inputs.v))),
+          rows(at::zeros({2, inputs.v.size(2)}, floats(inputs.v))) {}
+
+    Tensor v, u, g, l, c1a, c2, rows;  // rows: of w and of c2's bias
+};
+
+// Those of the samples from `first`, `inputs` and `ds` being theirs alone, by way of the six buffers.
+void pair_gradients(const Call& call, const Inputs& inputs, Activation activation, const Drop& product,
+                    const Tensor& ds, int64_t first, const Tensor& buffers, const Gradients& gradients) {
+    const Pairs pairs = inputs.pairs(activation, product);
+    const int64_t samples = pairs.B, count = pairs.B * pairs.K * pairs.N;
+    std::vector<Tensor> rows;
+    for (int64_t i = 0; i < 6; ++i) rows.push_back(buffers[i].narrow(0, 0, count));
+    const Tensor &scaled = rows[0], &hidden = rows[1], &d_pre = rows[2], &d_h = rows[3];
+    const Tensor sums = allocate({2, pair_tiles(call.launch, pairs.R, count), pairs.R}, floats(inputs.v));
+    const Tensor parts = allocate({2, samples, token_tiles(pairs.N), pairs.K, pairs.R}, floats(inputs.v));
+    const PairGradients out_of{out(scaled),  out(hidden),  out(d_pre),          out(d_h),
+                               out(rows[4]), out(rows[5]), floats_out(sums[0]), floats_out(sums[1])};
+    call.check(gradients_of_pairs(call.launch, pairs, floats_in(ds), first * pairs.K * pairs.N, out_of));
+    call.check(reduce(call.launch, pairs, out_of, out(gradients.v.narrow(0, first, samples)),
+                      out(gradients.u.narrow(0, first, samples)), floats_out(parts[0]), floats_out(parts[1])));
+    add_product(gradients.c1a, d_pre, scaled);
+    add_product(gradients.c2, d_h, hidden);
+    gradients.rows.add_(sums.sum(1));
+    const Tensor totals = parts.sum(2);
+    gradients.g.narrow(0, first, samples).copy_(totals[0]);
+    gradients.l.narrow(0, first, samples).copy_(totals[1]);
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> execution_backward(
+    const Tensor& grad_pooled, const OptionalTensor& grad_attention, const Tensor& v, const Tensor& u, const Tensor& g,
+    const Tensor& l, const Tensor& c1a, const Tensor& c2, const Tensor& c2_bias, const Tensor& w, const Tensor& tokens,
+    const Tensor& attention, const OptionalTensor& seed, int64_t step, double p_product, double p_attention,
+    const std::string& activation) {
+    expect_execution(v, u, g, l, c1a, c2, c2_bias, w, tokens, std::nullopt);
+    expect_execution_gradients(grad_pooled, grad_attention, tokens, attention, g.size(1));
+    const Activation function = parse_activation(activation);
+    const Drop product = drop_of(seed, step, Role::kProduct, p_product, "p_product", v);
+    const Drop drop = drop_of(seed, step, Role::kExecutionAttention, p_attention, "p_attention", v);
+    const Call call("execution_backward", v);
+    expect_width(call, v);
+    const auto [ds, d_tokens] = pooled_backward(call, grad_pooled, grad_attention, tokens, attention, drop);
+    const Inputs inputs(v, u, g, l, c1a, c2, c2_bias, w);
+    const int64_t samples = v.size(0), pairs = g.size(1) * v.size(1), width = v.size(2);
+    const bool computed = samples * pairs * width > 0;
+    const Gradients gradients(inputs, computed);
+    if (computed) {
+        const int64_t bytes = 6 * pairs * width * static_cast<int64_t>(v.element_size());
+        const int64_t most = std::min(samples, std::max<int64_t>(1, buffer_bytes / bytes));
+        const Tensor buffers = allocate({6, most * pairs, width}, v.options());
+        for (int64_t first = 0; first < samples; first += most) {
+            const int64_t count = std::min(most, samples - first);
+            pair_gradients(call, inputs.samples(first, count), function, product, ds.narrow(0, first, count), first,
+                           buffers, gradients);
+        }
+    }
+    const auto rounded = [&](const Tensor& sum) { return sum.to(v.scalar_type(), false, /*copy=*/true); };
+    return {gradients.v,
+            gradients.u,
+            gradients.g,
+            gradients.l,
+            rounded(gradients.c1a),
+            rounded(gradients.c2),
+            rounded(gradients.rows[1]),
+            rounded(gradients.rows[0]),
+            d_tokens};
+}
+
+SimplePairs simple_pairs(const Tensor& keys, const Tensor& query, const Tensor& w, Activation activation,
+                         const Drop& product) {
+    return {keys.size(0), query.size(1), keys.size(1), keys.size(2), activation, product, in(keys), in(query), in(w)};
+}
+
+std::tuple<Tensor, Tensor> execution_simple(const Tensor& keys, const Tensor& query, const Tensor& w,
+                                            const Tensor& tokens, const OptionalTensor& mask,
+                                            const OptionalTensor& seed, int64_t step, double p_product,
+                                            double p_attention, const std::string& activation) {
+    expect_execution_simple(keys, query, w, tokens, mask);
+    const Activation function = parse_activation(activation);
+    const Drop product = drop_of(seed, step, Role::kProduct, p_product, "p_product", keys);
+    const Drop drop = drop_of(seed, step, Role::kExecutionAttention, p_attention, "p_attention", keys);
+    const Call call("execution_simple", keys);
+    const Tensor key = contiguous(keys), q = contiguous(query), weight = contiguous(w);
+    const Tensor s = allocate({key.size(0), q.size(1), key.size(1)}, floats(key), key.size(2) > 0);
+    call.check(simple_logits(call.launch, simple_pairs(key, q, weight, function, product), floats_out(s)));
+    return pooled(call, s, tokens, mask, drop);
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> execution_simple_backward(
+    const Tensor& grad_pooled, const OptionalTensor& grad_attention, const Tensor& keys, const Tensor& query,
+    const Tensor& w, const Tensor& tokens, const Tensor& attention, const OptionalTensor& seed, int64_t step,
+    double p_product, double p_attention, const std::string& activation) {
+    expect_execution_simple(keys, query, w, tokens, std::nullopt);
+    expect_execution_gradients(grad_pooled, grad_attention, tokens, attention, query.size(1));
+    const Activation function = parse_activation(activation);
+    const Drop product = drop_of(seed, step, Role::kProduct, p_product, "p_product", keys);
+    const Drop drop = drop_of(seed, step, Role::kExecutionAttention, p_attention, "p_attention", keys);
+    const Call call("execution_simple_backward", keys);
+    const auto [ds, d_tokens] = pooled_backward(call, grad_pooled, grad_attention, tokens, attention, drop);
+    const Tensor key = contiguous(keys), q = contiguous(query), weight = contiguous(w);
+    const SimplePairs pairs = simple_pairs(key, q, weight, function, product);
+    const bool computed = key.numel() > 0 && q.numel() > 0;
+    const int64_t tiles = token_tiles(pairs.N);
+    const Tensor d_keys = allocate_like(key, computed);
+    const Tensor sum_query = allocate({pairs.B, tiles, pairs.K, pairs.R}, floats(key), computed);
+    const Tensor sum_w = allocate({pairs.B, tiles, pairs.R}, floats(key), computed);
+    call.check(
+        simple_backward(call.launch, pairs, floats_in(ds), out(d_keys), floats_out(sum_query), floats_out(sum_w)));
+    return {d_keys, sum_query.sum(1).to(key.scalar_type()), sum_w.sum({0, 1}).to(key.scalar_type()), d_tokens};
+}
+
+// --- 3. Composition
+
+Tensors contiguous_list(const Tensors& list) {
+    Tensors result;
+    for (const Tensor& tensor : list) result.push_back(contiguous(tensor));
+    return result;
+}
+
+Tensors allocate_list(const Tensors& list) {
+    Tensors result;
+    for (const Tensor& tensor : list) result.push_back(allocate_like(tensor));
+    return result;
+}
+
+// The inputs of composition, contiguous, and what the kernels take.
+struct Columns {
+    Columns(const Tensor& query, const Tensors& keys, const Tensors& operations, const Tensors& results,
+            const Tensor& gate)
+        : query(contiguous(query)),
+          gate(contiguous(gate)),
+          keys(contiguous_list(keys)),
+          operations(contiguous_list(operations)),
+          results(contiguous_list(results)) {}
+
+    Window window(bool mask_self, const OptionalTensor& seed, int64_t step, double p_product, double p_value,
+                  double p_attention) const {
+        Window window{};
+        window.B = query.size(0), window.K = query.size(1), window.D = query.size(2);
+        window.blocks = static_cast<int>(keys.size());
+        window.mask_self = mask_self;
+        window.query = in(query), window.gate = in(gate);
+        for (size_t i = 0; i < keys.size(); ++i) {
+            window.keys[i] = in(keys[i]), window.operations[i] = in(operations[i]), window.results[i] = in(results[i]);
+        }
+        window.product = drop_of(seed, step, Role::kCompositionProduct, p_product, "p_product", query);
+        window.operation = drop_of(seed, step, Role::kCompositionOperation, p_value, "p_value", query);
+        window.result = drop_of(seed, step, Role::kCompositionResult, p_value, "p_value", query);
+        window.attention = drop_of(seed, step, Role::kCompositionAttention, p_attention, "p_attention", query);
+        return window;
+    }
+
+    Tensor query, gate;
+    Tensors keys, operations, results;
+};
+
+void expect_window(const Tensor& query, const Tensors& keys, const Tensors& operations, const Tensors& results,
+                   const Tensor& gate) {
+    expect_composition(query, keys, operations, results, gate);
+    TORCH_CHECK_VALUE(keys.size() <= static_cast<size_t>(kMostBlocks), "keys: expected a list of at most ", kMostBlocks,
+                      " tensors for the cuda backend, got ", keys.size());
+}
+
+std::tuple<Tensor, Tensor, Tensor> composition(const Tensor& query, const Tensors& keys, const Tensors& operations,
+                                               const Tensors& results, const Tensor& gate, bool mask_self,
+                                               const OptionalTensor& seed, int64_t step, double p_product,
+                                               double p_value, double p_attention) {
+    expect_window(query, keys, operations, results, gate);
+    const Call call("composition", query);
+    const Columns columns(query, keys, operations, results, gate);
+    const Window window = columns.window(mask_self, seed, step, p_product, p_value, p_attention);
+    const Tensor pooled_operations = allocate_like(columns.query), pooled_results = allocate_like(columns.query);
+    const Tensor attention = allocate({window.B, window.K, window.K * window.blocks}, floats(query));
+    call.check(composition(call.launch, window, out(pooled_operations), out(pooled_results), floats_out(attention)));
+    return {pooled_operations, pooled_results, attention};
+}
+
+std::tuple<Tensor, Tensors, Tensors, Tensors, Tensor> composition_backward(
+    const Tensor& grad_operations, const Tensor& grad_results, const OptionalTensor& grad_attention,
+    const Tensor& query, const Tensors& keys, const Tensors& operations, const Tensors& results, const Tensor& gate,
+    const Tensor& attention, bool mask_self, const OptionalTensor& seed, int64_t step, double p_product, double p_value,
+    double p_attention) {
+    expect_window(query, keys, operations, results, gate);
+    expect_composition_gradients(grad_operations, grad_results, grad_attention, query, attention, keys.size());
+    const Call call("composition_backward", query);
+    const Columns columns(query, keys, operations, results, gate);
+    const Window window = columns.window(mask_self, seed, step, p_product, p_value, p_attention);
+    const Tensor grad_o = contiguous(grad_operations), grad_e = contiguous(grad_results), a = contiguous(attention);
+    const OptionalTensor grad_a = contiguous(grad_attention);
+    const Tensor ds = allocate_like(a), d_query = allocate_like(columns.query);
+    const Tensor d_gate = allocate({window.B, window.D}, floats(query), query.numel() > 0);
+    const Tensors d_keys = allocate_list(columns.keys), d_operations = allocate_list(columns.keys);
+    const Tensors d_results = allocate_list(columns.keys);
+    WindowGradients gradients{};
+    for (size_t i = 0; i < keys.size(); ++i) {
+        gradients.keys[i] = out(d_keys[i]);
+        gradients.operations[i] = out(d_operations[i]);
+        gradients.results[i] = out(d_results[i]);
+    }
+    call.check(composition_backward(call.launch, window, in(grad_o), in(grad_e), floats_in(grad_a), floats_in(a),
+                                    floats_out(ds), out(d_query), gradients, floats_out(d_gate)));
+    return {d_query, d_keys, d_operations, d_results, d_gate.sum(0).to(query.scalar_type())};
+}
+
+}  // namespace
+}  // namespace iprm::cuda::binding
+
+#include "step_binding.h"  // uses what is above
+
+namespace iprm::cuda::binding {
+namespace {
+
+// IPRM_CUDA_FLAGS, IPRM_CUDA_ARCHS and IPRM_NVCC come from setup.py.
+py::dict build_info() {
+    py::dict info;
+    info["nvcc"] = IPRM_NVCC;
+    info["architectures"] = py::str(IPRM_CUDA_ARCHS).attr("split")(",");
+    info["flags"] = IPRM_CUDA_FLAGS;
+    info["torch"] = TORCH_VERSION;
+    return info;
+}
+
+}  // namespace
+}  // namespace iprm::cuda::binding
+
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+    using namespace iprm::cuda::binding;
+    using release = py::call_guard<py::gil_scoped_release>;
+
+    m.def("build_info", &build_info);
+    m.def("set_buffer_bytes", [](int64_t bytes) { return buffer_bytes.exchange(bytes); });
+
+    m.def("dropout", &dropout, release());
+    m.def("formation", &formation, release());
+    m.def("formation_backward", &formation_backward, release());
+    m.def("execution", &execution, release());
+    m.def("execution_backward", &execution_backward, release());
+    m.def("execution_simple", &execution_simple, release());
+    m.def("execution_simple_backward", &execution_simple_backward, release());
+    m.def("composition", &composition, release());
+    m.def("composition_backward", &composition_backward, release());
+    m.def("steps", &steps, release());
+}

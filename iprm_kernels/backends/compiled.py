@@ -1,0 +1,50 @@
+"""What the backends of compiled extensions share: the record of the build, loading, and the functions of the ops."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+RECORD = Path(__file__).parents[1] / "_build.json"
+NEVER_BUILT = {"extension": False, "reason": "the extension was never built", "torch": None}
+
+
+@functools.cache
+def build_records() -> dict[str, dict]:
+    """How each extension was built: `extension` (bool), `reason` (why there is none), `torch` (its version)."""
+    return json.loads(RECORD.read_text()) if RECORD.exists() else {}
+
+
+def build_record(backend: str) -> dict:
+    """The record of one backend's extension."""
+    return build_records().get(backend, NEVER_BUILT)
+
+
+@functools.cache
+def load(backend: str, name: str) -> tuple[ModuleType | None, str | None]:
+    """The extension `name` of a backend, or None and why it cannot be had."""
+    record = build_record(backend)
+    if not record["extension"]:
+        return None, record["reason"]
+    if record["torch"] != torch.__version__:
+        return None, f"built for torch {record['torch']}, not for {torch.__version__}: install the package again"
+    try:
+        return importlib.import_module(name), None
+    except ImportError as error:
+        return None, f"the extension does not load: {error}"
+
+
+def op(extension: Callable[[], ModuleType], name: str) -> Callable:
+    """The op `name` of an extension, which is loaded when the op first runs."""
+
+    def run(*args):
+        return getattr(extension(), name)(*args)
+
+    run.__name__ = name
+    return run

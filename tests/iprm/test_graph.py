@@ -1,0 +1,277 @@
+"""The CUDA-graph switch of the fast module. Without a device, the parts of torch.cuda that it uses are replaced by ones
+that record the operators of a capture and run the same ones on the same tensors again."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import pickle
+from types import SimpleNamespace
+
+import pytest
+import torch
+from pairs import inputs, pair
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from iprm import IPRMConfig, fast, graphs
+
+CONFIG = IPRMConfig(dim=12, num_ops=3, num_steps=2)
+
+
+class Recorder(TorchDispatchMode):
+    """Keeps every operator with its arguments and results."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        self.calls.append((function, args, kwargs or {}, result))
+        return result
+
+
+class FakeGraph:
+    captures = replays = 0
+
+    def replay(self):
+        FakeGraph.replays += 1
+        for function, args, kwargs, result in self.recorder.calls:
+            again = function(*args, **kwargs)
+            for old, new in zip(tree_leaves(result), tree_leaves(again), strict=True):
+                if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
+                    old.copy_(new)
+
+
+@contextlib.contextmanager
+def capture(graph, capture_error_mode):
+    assert SIDE.waited, "the warm-up comes first, on another stream"
+    FakeGraph.captures += 1
+    with Recorder() as graph.recorder:
+        yield
+
+
+class FakeStream:
+    def __init__(self):
+        self.waited = []
+
+    def wait_stream(self, other):
+        self.waited.append(other)
+
+    def wait_event(self, event):
+        pass
+
+
+SIDE = FakeStream()
+
+
+@pytest.fixture
+def device(monkeypatch):
+    """The CPU in the place of a CUDA device."""
+    current = FakeStream()
+    SIDE.waited.clear()
+    FakeGraph.captures = FakeGraph.replays = 0
+    monkeypatch.setattr(graphs, "DEVICE", "cpu")
+    for name, fake in {
+        "CUDAGraph": FakeGraph,
+        "graph": capture,
+        "Stream": lambda: SIDE,
+        "Event": lambda: SimpleNamespace(record=lambda: None),
+        "stream": contextlib.nullcontext,
+        "device": contextlib.nullcontext,
+        "current_stream": lambda: current,
+        "is_current_stream_capturing": lambda: False,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+
+
+def models(config=CONFIG, **options):
+    """A module without the switch and one with it, with the same weights."""
+    _, plain = pair(config, **options)
+    switched = fast.IPRM(config, cuda_graph=True).to(next(plain.parameters()).dtype)
+    switched.load_state_dict(plain.state_dict())
+    return plain.eval(), switched.eval()
+
+
+def check(plain, switched, args, **options):
+    with torch.no_grad():
+        want, got = plain(*args, **options), switched(*args, **options)
+    for a, b in zip(tree_leaves(got), tree_leaves(want), strict=True):
+        torch.testing.assert_close(a, b)
+    return got
+
+
+def test_captures_once_and_replays(device):
+    plain, switched = models()
+    results = [check(plain, switched, inputs(CONFIG, masked=True)) for _ in range(4)]
+    assert (FakeGraph.captures, FakeGraph.replays) == (1, 4)
+    assert not torch.equal(results[0], results[1])  # and none is written over by a later call
+
+
+def test_a_new_kind_of_call_is_captured_anew(device):
+    plain, switched = models()
+    kinds = [inputs(CONFIG), inputs(CONFIG, masked=True), inputs(CONFIG, B=1), inputs(CONFIG, L=6), inputs(CONFIG, N=8)]
+    for _ in range(2):
+        for args in kinds:
+            check(plain, switched, args)
+    assert FakeGraph.captures == len(kinds)
+    _, attention = check(plain, switched, kinds[1], return_attention=True)
+    assert FakeGraph.captures == len(kinds) + 1
+    assert attention.visual.shape == (2, 3, 3, 7)
+    assert FakeGraph.replays == 2 * len(kinds) + 1
+
+
+def test_strides_are_no_new_kind(device):
+    plain, switched = models()
+    X, s, V, *masks = inputs(CONFIG)
+    check(plain, switched, (X, s, V, *masks))
+    check(plain, switched, (X.flip(1).mT.contiguous().mT, s, V, *masks))
+    assert FakeGraph.captures == 1
+
+
+def test_the_number_of_graphs_is_bounded(device):
+    plain, switched = models()
+    switched.graphs.limit = 2
+    for n in (5, 6, 7, 5, 7):
+        check(plain, switched, inputs(CONFIG, N=n))
+    assert len(switched.graphs) == 2
+    assert FakeGraph.captures == 4  # 5 was put out by 7
+
+
+def test_new_values_of_weights_are_seen(device):
+    plain, switched = models()
+    args = inputs(CONFIG)
+    before = check(plain, switched, args)
+    with torch.no_grad():
+        for model in (plain, switched):
+            model.execution.Wv.weight.mul_(3.0)
+    assert not torch.allclose(check(plain, switched, args), before)
+    assert FakeGraph.captures == 1
+
+
+@pytest.mark.parametrize("how", ["data", "parameter", "assign", "dtype"])
+def test_weights_elsewhere_are_captured_anew(how, device):
+    plain, switched = models()
+    args = inputs(CONFIG)
+    check(plain, switched, args)
+    other, _ = models()
+    if how == "data":
+        for model in (plain, switched):
+            model.execution.Wv.weight.data = torch.ones_like(model.execution.Wv.weight)
+    elif how == "parameter":
+        for model in (plain, switched):
+            model.execution.Wv.weight = torch.nn.Parameter(torch.ones_like(model.execution.Wv.weight))
+    elif how == "assign":
+        plain.load_state_dict(other.state_dict())
+        switched.load_state_dict(copy.deepcopy(other.state_dict()), assign=True)
+    else:
+        plain.float(), switched.float()
+        args = [a if a is None else a.float() for a in args]
+    check(plain, switched, args)
+    assert (FakeGraph.captures, len(switched.graphs)) == (2, 1)
+
+
+def test_gradients_and_dropout_run_as_usual(device):
+    plain, switched = models()
+    args = inputs(CONFIG)
+    switched(*args).sum().backward()
+    assert all(p.grad is not None for p in switched.parameters())
+    with torch.no_grad():
+        torch.manual_seed(3)
+        want = plain.train()(*args)
+        torch.manual_seed(3)
+        torch.testing.assert_close(switched.train()(*args), want)
+    assert FakeGraph.captures == 0
+    check(plain.eval(), switched.eval(), args)
+    assert FakeGraph.captures == 1
+
+
+def test_inference_mode_and_no_grad_share_graphs(device):
+    plain, switched = models()
+    args = inputs(CONFIG)
+    with torch.inference_mode():
+        first = switched(*args)
+    torch.testing.assert_close(check(plain, switched, args), first)
+    with torch.inference_mode():
+        torch.testing.assert_close(switched(*[a if a is None else a.clone() for a in args]), first)
+    assert FakeGraph.captures == 1
+
+
+def test_autocast_is_another_kind_and_its_cache_is_not_captured(device):
+    plain, switched = models(dtype=torch.float32)
+    args = [a if a is None else a.float() for a in inputs(CONFIG)]
+    check(plain, switched, args)
+    for factor in (1.0, 3.0):
+        with torch.no_grad():
+            for model in (plain, switched):
+                model.execution.Wv.weight.mul_(factor)
+        with torch.autocast("cpu", torch.bfloat16):
+            check(plain, switched, args)
+    assert FakeGraph.captures == 2
+
+
+def test_wrong_inputs_are_refused_as_usual(device):
+    plain, switched = models()
+    X, s, V, *masks = inputs(CONFIG)
+    for bad in ((X[:, :, :3], s, V, *masks), (X, None, V, *masks), (X, s, V.float(), *masks)):
+        with torch.no_grad(), pytest.raises(ValueError, match="expected") as want:
+            plain(*bad)
+        with torch.no_grad(), pytest.raises(ValueError, match="expected") as got:
+            switched(*bad)
+        assert str(got.value) == str(want.value)
+    assert len(switched.graphs) == 0
+    check(plain, switched, (X, s, V, *masks))
+
+
+def test_copies_and_pickles(device):
+    plain, switched = models()
+    args = inputs(CONFIG)
+    check(plain, switched, args)
+    for other in (copy.deepcopy(switched), pickle.loads(pickle.dumps(switched))):
+        assert len(other.graphs) == 0
+        check(plain, other, args)
+    assert FakeGraph.captures == 3
+    assert list(switched.state_dict()) == list(plain.state_dict())
+
+
+def test_inside_a_capture_runs_as_usual(device, monkeypatch):
+    plain, switched = models()
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    check(plain, switched, inputs(CONFIG))
+    assert FakeGraph.captures == 0
+
+
+def test_compiles_as_usual(device):
+    plain, switched = models()
+    args = inputs(CONFIG)
+    torch._dynamo.reset()
+    compiled = torch.compile(switched, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(*args), plain(*args))
+    assert FakeGraph.captures == 0
+
+
+def test_a_cpu_has_nothing_to_capture():
+    plain, switched = models()
+    check(plain, switched, inputs(CONFIG))
+    assert len(switched.graphs) == 0
+
+
+def test_off_by_default():
+    assert fast.IPRM(CONFIG).graphs is None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
+@pytest.mark.parametrize("backend", ["auto", "eager"])
+def test_on_a_device(backend):
+    plain, switched = models(dtype=torch.float32)
+    for model in (plain, switched):
+        model.backend = backend
+        model.cuda()
+    for _ in range(3):
+        args = [
+            a if a is None else a.to("cuda", torch.float32 if a.is_floating_point() else None) for a in inputs(CONFIG)
+        ]
+        check(plain, switched, args)
+    assert len(switched.graphs) == 1

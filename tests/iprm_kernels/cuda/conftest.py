@@ -1,0 +1,43 @@
+"""Where these tests run: on a CUDA device, or on the CPU with the module that IPRM_CUDA_ON_HOST names (see
+tests/cuda_on_host)."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+TESTS = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(p) for p in (TESTS / "iprm", TESTS / "iprm_kernels") if str(p) not in sys.path]
+
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic algorithms ask for on a device
+ON_HOST = bool(os.environ.get("IPRM_CUDA_ON_HOST"))
+
+from device_cores import on, poisoned  # noqa: E402, F401
+
+
+@pytest.fixture(scope="session")
+def device() -> torch.device:
+    """Where the kernels run."""
+    from iprm_kernels.backends import cuda
+
+    found = torch.device("cpu" if ON_HOST else "cuda")
+    if reason := cuda.unsupported(found, torch.float32):
+        assert not ON_HOST, reason
+        pytest.skip(f"{reason}; tests/cuda_on_host runs this on the CPU")
+    return found
+
+
+@pytest.fixture
+def on_host(device) -> None:
+    """Only on the CPU."""
+    if not ON_HOST:
+        pytest.skip("for the CPU: tests/cuda_on_host runs it")
+
+
+@pytest.fixture
+def backend() -> str:
+    return "cuda"

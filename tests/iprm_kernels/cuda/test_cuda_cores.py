@@ -1,0 +1,63 @@
+"""Every CUDA kernel, forward and backward, against the definition in float64, and the whole fast module."""
+
+from __future__ import annotations
+
+import oracle
+import pytest
+import test_execution
+import test_formation
+import torch
+from comparison import compare
+from device_cores import (  # noqa: F401
+    DTYPES,
+    SEED,
+    gradients,
+    test_composition_equals_its_definition,
+    test_composition_under_one_dropout,
+    test_every_activation,
+    test_execution_equals_its_definition,
+    test_formation_equals_its_definition,
+    test_module_equals_the_reference,
+    test_same_bits_on_every_run,
+)
+
+import iprm_kernels
+
+pytestmark = pytest.mark.usefixtures("poisoned")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("processors", [1, 2, 64])
+@pytest.mark.parametrize("R", [64, 136])
+def test_every_tile(R, processors, dtype, on, monkeypatch):
+    """How large a tile of pairs is depends on how many there are for each multiprocessor: 64, 32 and 16."""
+    monkeypatch.setenv("IPRM_ON_HOST_PROCESSORS", str(processors))
+    core, want, make = test_execution.CORES["full"]
+    options = test_execution.options(2, 21, True, True)
+    compare(on(core), want, make(2, 3, 21, R, 16), dtype, "cuda", **options)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_wide_rows(dtype, on):
+    """Several slabs of weights in both directions; rows of 16 bytes, and rows that are not."""
+    for R in (256, 258):
+        core, want, make = test_execution.CORES["full"]
+        compare(on(core), want, make(1, 2, 9, R, 264), dtype, "cuda", **test_execution.options(1, 9, True, True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_many_tokens_of_wide_formation(dtype, on):
+    options = {"mask": torch.rand(1, 300) > 0.4, "seed": torch.tensor([SEED]), "step": 3, "p_attention": 0.3}
+    compare(on(iprm_kernels.formation), oracle.formation, test_formation.make(1, 6, 300, 256), dtype, "cuda", **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_same_bits_under_every_schedule(dtype, device, on_host, monkeypatch):
+    """No result depends on which thread or block comes first, or on when asynchronous copies arrive."""
+    results = []
+    for order, copies in (("forward", "eager"), ("reverse", "lazy"), ("random:1", "random"), ("random:2", "lazy")):
+        monkeypatch.setenv("IPRM_ON_HOST_ORDER", order)
+        monkeypatch.setenv("IPRM_ON_HOST_COPIES", copies)
+        results.append(gradients(device, "cuda", dtype))
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))

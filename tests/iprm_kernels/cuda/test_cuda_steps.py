@@ -1,0 +1,267 @@
+"""All steps in one launch: the op and the fast module that uses it, against the reference in float64."""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import os
+
+import pytest
+import torch
+from device_cores import DTYPES
+from pairs import inputs, pair
+
+from iprm import IPRMConfig, fast, reference
+from iprm_kernels.steps import steps
+
+pytestmark = pytest.mark.usefixtures("poisoned")
+
+SIZES = {"dim": 24, "num_ops": 3, "num_steps": 3}
+OPTIONS = [
+    {},
+    {"dim": 40, "reduction": 1},
+    {"num_ops": 1, "window": 0, "num_steps": 1},
+    {"num_ops": 1, "window": 0, "mask_self": False},
+    {"window": 0},
+    {"window": 1},
+    {"window": 3, "num_steps": 5},
+    {"window": 7, "num_steps": 2},
+    {"num_ops": 9, "num_steps": 2},
+    {"dim": 15, "reduction": 3, "mask_self": False},
+    {"key_projection": True},
+    {"per_step_query": True},
+    {"key_projection": True, "per_step_query": True, "num_ops": 5, "window": 3, "dim": 18},
+    {"op_init": "language", "result_init": "visual", "readout": "mean"},
+    {"op_activation": "tanh", "result_activation": "gelu", "formation_activation": "relu"},
+    {"execution_activation": "sigmoid", "formation_activation": "identity", "op_activation": "elu"},
+]
+NOT_SERVED = [
+    {"execution": "simple"},
+    {"query_from_results": "sum"},
+    {"update": False},
+    {"composition": False},
+    {"formation_norm": True},
+    {"execution_norm": True},
+    {"update_norm": True},
+    {"composition_norm": True},
+]
+
+
+def name_of(options):
+    return ",".join(f"{k}={v}" for k, v in options.items()) or "defaults"
+
+
+def config_of(options):
+    return IPRMConfig(**{**SIZES, **options})
+
+
+def outputs(model, args, device="cpu"):
+    """The result and the attention by name; on the CPU, in their own dtypes."""
+    dtype = next(model.parameters()).dtype
+    args = [a if a is None else a.to(device, dtype if a.is_floating_point() else a.dtype) for a in args]
+    with torch.no_grad():
+        result, attention = model.to(device).eval()(*args, return_attention=True)
+    return {k: v.cpu() for k, v in {"result": result, **attention._asdict()}.items() if v is not None}
+
+
+def served(model, args, device):
+    """Whether the module takes all steps at once."""
+    dtype = next(model.parameters()).dtype
+    return model.whole(*(a if a is None else a.to(device, dtype) for a in args)) is None
+
+
+def check(config, dtype, device, draws=2, **sizes):
+    """Errors against float64, averaged over draws, are at most twice the reference's; outputs have its dtypes."""
+    found, own = {}, {}
+    for _ in range(draws):
+        first, second = pair(config, dtype, "cuda")
+        args = inputs(config, **sizes)
+        args = [a if a is None or a.dtype == torch.bool else a.to(dtype).double() for a in args]
+        assert served(second, args, device)
+        exact = outputs(copy.deepcopy(first).double(), args)
+        for errors, got in ((found, outputs(second, args, device)), (own, outputs(first, args))):
+            assert got.keys() == exact.keys()
+            for name, want in exact.items():
+                assert got[name].shape == want.shape, name
+                assert got[name].dtype == (dtype if name == "result" else torch.float32), name
+                assert got[name].isfinite().all(), name
+                error = (got[name].double() - want).abs().max() / want.abs().max().clamp_min(1e-30)
+                errors[name] = errors.get(name, 0.0) + error.item() / draws
+    floor = 16 * torch.finfo(torch.float32).eps if dtype == torch.float32 else torch.finfo(dtype).eps
+    limits = {name: 2 * max(own[name], floor) for name in own}
+    assert all(found[name] <= limits[name] for name in found), (found, own)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("options", OPTIONS, ids=name_of)
+def test_equals_the_reference(options, dtype, device):
+    """With masks, one sample having no token at all."""
+    check(config_of(options), dtype, device, masked=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 5, 7), (1, 33, 70), (3, 2, 300), (16, 3, 5)], ids=str)
+def test_sizes(sizes, dtype, device):
+    B, L, N = sizes
+    check(config_of({"num_steps": 2}), dtype, device, B=B, L=L, N=N)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_wide_states(dtype, device):
+    """Several chunks of the inner dimension, more than one group of operations and block of rows."""
+    check(config_of({"dim": 520, "reduction": 8, "num_ops": 2, "num_steps": 1}), dtype, device, draws=1, B=1, L=3, N=5)
+    check(config_of({"dim": 64, "num_ops": 13, "num_steps": 2}), dtype, device, draws=1, B=3, L=3, N=5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("processors", [1, 2, 64])
+def test_every_tile_and_number_of_blocks(processors, dtype, device, monkeypatch):
+    monkeypatch.setenv("IPRM_ON_HOST_PROCESSORS", str(processors))
+    check(config_of({"num_steps": 2}), dtype, device, N=40)
+
+
+def test_the_most_tokens_and_columns(device):
+    config = config_of({"num_ops": 64, "window": 3, "num_steps": 4, "dim": 8})
+    check(config, torch.float32, device, draws=1, B=1, L=256, N=3)
+
+
+def test_same_bits_under_every_schedule(device, on_host, monkeypatch):
+    config = config_of({"key_projection": True})
+    for dtype in (torch.float32, torch.bfloat16):
+        _, model = pair(config, dtype, "cuda")
+        args, runs = inputs(config, masked=True), []
+        for order, copies in (("forward", "eager"), ("reverse", "lazy"), ("random:1", "random"), ("random:2", "lazy")):
+            monkeypatch.setenv("IPRM_ON_HOST_ORDER", order)
+            monkeypatch.setenv("IPRM_ON_HOST_COPIES", copies)
+            runs.append(outputs(model, args))
+        for other in runs[1:]:
+            assert all(torch.equal(runs[0][name], other[name]) for name in other)
+
+
+def test_is_one_launch_for_all_steps(device, on_host):
+    launches = ctypes.CDLL(os.environ["IPRM_CUDA_ON_HOST"]).iprm_on_host_launches
+    launches.restype = ctypes.c_uint64
+    for T in (1, 5):
+        config = config_of({"num_steps": T})
+        _, model = pair(config, torch.float32, "cuda")
+        before = launches()
+        outputs(model, inputs(config))
+        assert launches() - before == 1
+
+
+@pytest.mark.parametrize("options", NOT_SERVED, ids=name_of)
+def test_other_options_go_step_by_step(options, device):
+    config = config_of(options)
+    first, second = pair(config, torch.float32, "cuda")
+    args = inputs(config)
+    assert not served(second, args, device)
+    want = outputs(first, args)
+    for name, got in outputs(second, args, device).items():
+        torch.testing.assert_close(got, want[name])
+
+
+def test_gradients_dropout_and_many_samples_go_step_by_step(device, monkeypatch):
+    config = config_of({"num_steps": 1})
+    _, model = pair(config, torch.float32, "cuda")
+    model.to(device)
+
+    def refuse(*_, **__):
+        raise AssertionError("took all steps at once")
+
+    monkeypatch.setattr(fast, "steps", refuse)
+    args = [a if a is None else a.float().to(device) for a in inputs(config)]
+    model.eval()(*args).sum().backward()
+    many = [a if a is None else a.float().to(device) for a in inputs(config, B=17)]
+    none = [a if a is None else a[:0] for a in args]
+    with torch.no_grad():
+        model.eval()(*many)
+        model(*none)
+        model.train()(*args)
+        with pytest.raises(AssertionError, match="all steps at once"):
+            model.eval()(*args)
+
+
+def test_says_why_not(device):
+    _, model = pair(config_of({}), torch.float32, "cuda")
+    args = [a if a is None else a.float().to(device) for a in inputs(model.config, B=17)]
+    assert "17 samples of at most 16" in model.whole(*args)
+    args = [a if a is None else a.float().to(device) for a in inputs(model.config, L=257)]
+    assert "257 language tokens of at most 256" in model.whole(*args)
+    assert "no kernels for torch.float64" in model.double().whole(*(a if a is None else a.double() for a in args))
+    model.backend = "eager"
+    assert "the eager backend has no kernel" in model.whole(*args)
+
+
+def test_strided_inputs(device):
+    config = config_of({})
+    _, model = pair(config, torch.float32, "cuda")
+    X, summary, V, *_ = inputs(config)
+    want = outputs(model, (X, summary, V), device)
+    X_strided, V_strided = X.mT.contiguous().mT, V.transpose(0, 1).contiguous().transpose(0, 1)
+    for name, got in outputs(model, (X_strided, summary, V_strided), device).items():
+        torch.testing.assert_close(got, want[name])
+
+
+def test_autocast(device):
+    config = config_of({"num_steps": 2})
+    first, second = pair(config, torch.float32, "cuda")
+    args = [a if a is None else a.float().to(device) for a in inputs(config)]
+    with torch.no_grad():
+        exact = first.to(device).eval()(*args)
+        with torch.autocast(device.type, torch.bfloat16):
+            own, got = first(*args), second.to(device).eval()(*args)
+    assert got.dtype == own.dtype
+    assert (got - exact).abs().max() <= 2 * (own - exact).abs().max() + 0.02 * exact.abs().max()
+
+
+def test_compiles_without_a_graph_break(device):
+    config = config_of({"num_steps": 2})
+    _, model = pair(config, torch.float32, "cuda")
+    model.to(device).eval()
+    args = [a if a is None else a.float().to(device) for a in inputs(config)]
+    with torch.no_grad():
+        torch._dynamo.reset()
+        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(*args), model(*args))
+
+
+def arguments(device, dtype=torch.float32):
+    """The arguments of the op for a module of the usual options."""
+    config = config_of({"num_steps": 2})
+    _, model = pair(config, dtype, "cuda")
+    model.to(device).requires_grad_(False)
+    X, summary, V, *_ = (a if a is None else a.to(device, dtype) for a in inputs(config))
+    look = model.execution.prepare(V, reference.Draw(None))
+    return [*model.memory(summary, V), X, *model.formation.keys(X), None, look.x, *look.keys, None, model._weights()]
+
+
+def test_opcheck(device):
+    torch.library.opcheck(
+        torch.ops.iprm.steps, (*arguments(device), 2, 2, True, ["tanh", "elu", "identity", "identity"], "cuda")
+    )
+
+
+def test_checks_its_arguments(device):
+    good = arguments(device)
+
+    def wrong(index, value, options=()):
+        bad = list(good)
+        bad[index] = value
+        return steps(*bad, **{"steps": 2, "window": 2, "backend": "cuda", **dict(options)})
+
+    with pytest.raises(ValueError, match=r"E: expected \(3, 3, 24\)"):
+        wrong(1, good[1][:, :2])
+    with pytest.raises(ValueError, match="visual_mask: expected"):
+        wrong(9, torch.ones(3, 8, dtype=torch.bool, device=device))
+    with pytest.raises(ValueError, match="weights: expected 29 tensors"):
+        wrong(10, good[10][:-1])
+    with pytest.raises(ValueError, match="Wz: expected"):
+        wrong(10, [*good[10][:4], good[10][4].mT, *good[10][5:]])
+    with pytest.raises(ValueError, match="columns of the window"):
+        wrong(1, good[1], {"window": 100})
+    with pytest.raises(ValueError, match="activations: expected one of"):
+        wrong(1, good[1], {"activations": ("tanh", "elu", "identity", "swish")})
+    with pytest.raises(RuntimeError, match="the eager backend has no kernel"):
+        wrong(1, good[1], {"backend": "eager"})
+    with pytest.raises(RuntimeError, match="has no gradient"):
+        wrong(1, good[1].clone().requires_grad_())
