@@ -30,12 +30,15 @@ BUFFER_BYTES = 128 * 2**20
 
 @dataclass(frozen=True)
 class Card:
-    """Datasheet figures: dense operations per second by number format, bytes per second."""
+    """Datasheet figures: dense operations per second by number format, bytes per second, multiprocessors, and bytes of
+    the second-level cache."""
 
     name: str
     half: float
     float32: float
     bandwidth: float
+    multiprocessors: int
+    cache: int
     source: str
 
     def peak(self, dtype: str) -> float:
@@ -45,12 +48,26 @@ class Card:
 CARDS = {
     card.name: card
     for card in (
-        Card("A100", 312e12, 19.5e12, 2.039e12, "NVIDIA A100 80GB SXM datasheet"),
-        Card("H100", 989e12, 67e12, 3.35e12, "NVIDIA H100 SXM datasheet (dense: half of the figure with sparsity)"),
-        Card("H200", 989e12, 67e12, 4.8e12, "NVIDIA H200 SXM datasheet (dense)"),
-        Card("B200", 2250e12, 75e12, 7.7e12, "NVIDIA DGX B200 and HGX B200 datasheets, a GPU's share (dense)"),
+        Card(
+            "A100", 312e12, 19.5e12, 2.039e12, 108, 40 * 10**6,
+            "NVIDIA A100 Tensor Core GPU datasheet, A100 80GB SXM; A100 Tensor Core GPU Architecture whitepaper",
+        ),
+        Card(
+            "H100", 989e12, 67e12, 3.35e12, 132, 50 * 10**6,
+            "NVIDIA H100 Tensor Core GPU datasheet, H100 SXM, dense: half of its figure, which is with sparsity;"
+            " H100 Tensor Core GPU Architecture whitepaper, SXM5",
+        ),
+        Card(
+            "H200", 989e12, 67e12, 4.8e12, 132, 50 * 10**6,
+            "NVIDIA H200 Tensor Core GPU datasheet, H200 SXM, dense: half of its figure; the chip is that of the H100",
+        ),
+        Card(
+            "B200", 2250e12, 75e12, 7.7e12, 148, 126 * 10**6,
+            "NVIDIA Blackwell datasheet, a GPU of HGX B200, dense: half of its figure; multiprocessors and cache as the"
+            " driver reports them",
+        ),
     )
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -232,7 +249,7 @@ def composition_sizes(s: Sizes) -> tuple[float, float, float, float]:
 def composition_forward(s: Sizes) -> Count:
     state, window, a, cells = composition_sizes(s)
     product = 2 * s.B * s.K * s.columns * s.D
-    ours = [Launch("forward", 0, 3 * window + 3 * state + a)]
+    ours = [Launch("composition_forward", 0, 3 * window + 3 * state + a)]
     published = [
         Launch("three windows joined", 0, 6 * window, 3),
         Launch("q ⊙ k", 0, window + state + cells),
@@ -288,7 +305,8 @@ def table(card: Card, sizes: list[Sizes]) -> list[str]:
     lines = [
         f"{card.name}, *predicted*, one step: B={sizes[0].B} N={sizes[0].N} L={sizes[0].L} D={sizes[0].D}"
         f" R={sizes[0].R} W={sizes[0].W} {sizes[0].dtype}; peak {card.peak(sizes[0].dtype) / 1e12:g} TFLOP/s,"
-        f" {card.bandwidth / 1e12:g} TB/s ({card.source})",
+        f" {card.bandwidth / 1e12:g} TB/s, {card.multiprocessors} multiprocessors, {card.cache / 1e6:g} MB of cache"
+        f" ({card.source})",
         f"{'K':>3} {'core and pass':<21} {'GFLOP':>8} {'MB least':>9} {'MB ours':>8} {'MB publ.':>9} {'launches':>12}"
         f" {'floor us':>9} {'ours us':>9} {'publ. us':>10} {'publ./ours':>10}",
     ]

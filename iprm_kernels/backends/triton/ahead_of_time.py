@@ -27,11 +27,16 @@ import triton.backends.nvidia
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from iprm_kernels.backends.triton import attend, compose, configs, dropout, pairs, simple
-from iprm_kernels.backends.triton.launch import power_of_2
+from iprm_kernels.activations import ACTIVATIONS
+from iprm_kernels.backends.triton import configs
+from iprm_kernels.backends.triton.launch import KERNELS, OPTIONS, power_of_2
+from iprm_kernels.backends.triton.tiles import PLAIN
 
 DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
-WIDTHS = (128, 256, 512, 1024)
+WIDTHS = (37, 96, 128, 192, 200, 256, 320, 384, 512, 768, 1024)
+"""Of the chains: R; some are padded, one has no alignment at all."""
+OTHER_WIDTHS = (37, 96, 128, 256, 512)
+"""Of the others, which go through any width in the same blocks."""
 KIB = 1024
 SHARED_LIMIT = {80: 163 * KIB, 90: 227 * KIB, 100: 227 * KIB}
 """Bytes that one block may have (CUDA C++ programming guide, compute capabilities 8.0, 9.0, 10.0)."""
@@ -47,6 +52,8 @@ FLOATS = {
 }  # fmt: skip
 WINDOWS = {"KEYS", "OPERATIONS", "RESULTS", "D_KEYS", "D_OPERATIONS", "D_RESULTS"}
 COUNTS = {"pairs", "first", "count"}
+SPECIALISED = {"N", "count"}
+"""Integers for whose values some kernels are compiled anew; their masks then cover whole vectors."""
 
 
 @dataclass(frozen=True)
@@ -54,18 +61,34 @@ class Case:
     """One kernel at one configuration, to be compiled for one architecture."""
 
     kernel: str
-    function: triton.JITFunction
     architecture: int
     dtype: str
     width: int
-    constants: dict
-    warps: int
-    stages: int = 2
-    products: bool = True
+    entry: configs.Entry
+    others: dict
+    aligned: bool = False  # SPECIALISED integers are multiples of 16
+
+    @property
+    def function(self) -> triton.JITFunction:
+        return KERNELS[self.kernel]
+
+    @property
+    def constants(self) -> dict:
+        """All constants of the kernel."""
+        return self.others | dict(self.entry.constants)
+
+    @property
+    def warps(self) -> int:
+        return self.entry.warps
+
+    @property
+    def products(self) -> bool:
+        """Whether it multiplies matrices."""
+        return "PRECISION" in self.function.arg_names
 
     @property
     def label(self) -> str:
-        blocks = ",".join(f"{k}={v}" for k, v in self.constants.items() if k in ("BN", "BC", "BR", "BK", "BD", "PARTS"))
+        blocks = ",".join(f"{name}={value}" for name, value in self.entry.constants)
         return f"{self.kernel} sm_{self.architecture} {self.dtype} {self.width} {blocks} warps={self.warps}"
 
 
@@ -102,7 +125,7 @@ class Result:
         if case.products and case.dtype != "float32":
             if not any(self.counts[code] for code in TENSOR_CORES):
                 found.append("no tensor cores")
-            large = case.kernel in configs.KERNELS and case.constants["BN"] >= 64 and case.architecture == 90
+            large = case.kernel in configs.CHAINS and case.constants["BN"] >= 64 and case.architecture == 90
             if large and not self.counts["HGMMA"]:
                 found.append("no HGMMA")
         return found
@@ -126,10 +149,12 @@ def signature(case: Case) -> tuple[dict, dict]:
             kinds[name] = "fp32"
         elif name in COUNTS:
             kinds[name] = "i64"
-        elif name in ("K", "N", "threshold", "stream") or name.endswith(("_threshold", "_stream")):
+        elif name in ("K", "N", "threshold", "draw") or name.endswith(("_threshold", "_stream")):
             kinds[name] = "i32"
         else:
             kinds[name] = "*i8" if name == "MASK" else "*fp32" if name in FLOATS else element
+            attributes[(i,)] = aligned
+        if case.aligned and name in SPECIALISED:
             attributes[(i,)] = aligned
     return kinds, attributes
 
@@ -140,84 +165,84 @@ def tool(name: str, *args: str) -> str:
     return subprocess.run([path, *args], capture_output=True, text=True, check=True).stdout
 
 
+def read(cubin: bytes, code: bool = True) -> tuple[int, dict[str, int]]:
+    """The registers of a kernel, and how often each of OPCODES stands in it. Without `code` a kernel that has no stack,
+    hence no spills, is not disassembled, which takes long."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        usage = tool("cuobjdump", "--dump-resource-usage", file.name)
+        registers, stack = (int(re.search(rf"{name}:(\d+)", usage)[1]) for name in ("REG", "STACK"))
+        text = tool("nvdisasm", "-c", file.name) if code or stack else ""
+    return registers, {name: len(re.findall(rf"\b{name}\b", text)) for name in OPCODES}
+
+
 def compiled(case: Case) -> Result:
     """Compile one case and read the result."""
     kinds, attributes = signature(case)
     source = ASTSource(fn=case.function, signature=kinds, constexprs=case.constants, attrs=attributes)
-    options = {"num_warps": case.warps, "num_stages": case.stages}
+    options = {"num_warps": case.entry.warps, "num_stages": case.entry.stages} | OPTIONS
     kernel = triton.compile(source, target=GPUTarget("cuda", case.architecture, 32), options=options)
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(kernel.asm["cubin"])
-        file.flush()
-        usage = tool("cuobjdump", "--dump-resource-usage", file.name)
-        code = tool("nvdisasm", "-c", file.name)
-    counts = {name: len(re.findall(rf"\b{name}\b", code)) for name in OPCODES}
-    return Result(case, kernel.metadata.shared, int(re.search(r"REG:(\d+)", usage)[1]), counts)
-
-
-def chain_cases(architecture: int, dtype: str, width: int) -> Iterator[Case]:
-    """The chains of products, at every configuration they may be launched with, with dropout and without."""
-    for name, function in configs.KERNELS.items():
-        for tile in configs.tiles(name, architecture, getattr(torch, dtype), width):
-            for drop in (True, False) if name == "logits" else (None,):
-                sizes = {"R": width, "RP": max(16, power_of_2(width)), "ACTIVATION": "elu", "PRECISION": "ieee"}
-                constants = {**sizes, **tile.config(name), **({} if drop is None else {"DROP": drop})}
-                yield Case(name, function, architecture, dtype, width, constants, tile.warps, tile.stages)
+    return Result(case, kernel.metadata.shared, *read(kernel.asm["cubin"], case.products))
 
 
 SWITCHES = (
-    "ALIGNED", "GATED", "ADD", "MASKED", "DROP", "DROP_PRODUCT", "DROP_VALUE", "DROP_ATTENTION", "MASK_SELF",
+    "ALIGNED", "GATED", "ADD", "MASKED", "OWN", "DROP", "DROP_PRODUCT", "DROP_VALUE", "DROP_ATTENTION", "MASK_SELF",
 )  # fmt: skip
 ABSENT = {"seed": "DROP", "gate": "GATED", "EXTRA": "ADD", "MASK": "MASKED", "Q": "GATED", "DS": "GATED"}
 """Arguments that may be None where the kernel has this switch and it is off."""
 
 
-def other_cases(architecture: int, dtype: str, width: int, on: bool = True) -> Iterator[Case]:
-    """All other kernels at B = 64, K = 6, N = 196, everything that they can do switched on, or off."""
-    fixed = dict.fromkeys(SWITCHES, on) | {"PRECISION": "ieee", "ACTIVATION": "elu"}
-    fixed |= {"D": width, "R": width, "BLOCKS": 3 if on else 1, "BLOCK": dropout.BLOCK}
-    families = {
-        attend: ("products", "pool", "d_tokens", "d_query"),
-        pairs: ("gate_backward", "reduce"),
-        simple: ("simple_logits", "simple_backward"),
-        compose: ("forward", "operations_backward", "columns_backward"),
-        dropout: ("dropout",),
-    }
-    for room, names in families.items():
-        blocks = {
-            attend: configs.attention_blocks(6, 196, width, getattr(torch, dtype)),
-            compose: configs.composition_blocks(6, width),
-        }.get(room, configs.column_blocks(width))
-        for name in names:
-            function = getattr(room, f"{name}_kernel")
-            if name == "columns_backward":
-                blocks = configs.window_blocks(6, width)
-            constants = {k: v for k, v in {**fixed, **blocks}.items() if k in function.arg_names}
-            if not on:
-                constants |= dict.fromkeys(absent(function))
-            shown = f"composition {name}" if room is compose else name
-            yield Case(shown, function, architecture, dtype, width, constants, blocks["num_warps"], 3, room is attend)
-    constants = {"BN": 256}
-    yield Case("slope", attend.slope_kernel, architecture, dtype, width, constants, 4, 3, False)
+def cases_of(
+    kernel: str, architecture: int, dtype: str, width: int, on: bool = True, activation: str = "elu"
+) -> Iterator[Case]:
+    """A kernel at every configuration it may be launched with, everything it can do switched on, or off, for
+    attention over N = 196 tokens, or 256."""
+    function, N = KERNELS[kernel], 196 if on else 256
+    sizes = {"R": width, "D": width, "RP": max(16, power_of_2(width)), "BLOCKS": 3 if on else 1}
+    fixed = dict.fromkeys(SWITCHES, on) | sizes | {"PRECISION": "ieee", "ACTIVATION": activation}
+    constants = {name: value for name, value in fixed.items() if name in function.arg_names}
+    if not on:
+        constants |= dict.fromkeys(absent(function))
+    for entry in configs.entries(kernel, architecture, getattr(torch, dtype), width, 6, N, activation):
+        yield Case(kernel, architecture, dtype, width, entry, constants, bool(variants(function)) and not on)
+
+
+def variants(function: triton.JITFunction) -> list[str]:
+    """The integers for whose values a launch compiles it anew."""
+    open_to_it = {p.name for p in function.params if not p.is_constexpr and not p.do_not_specialize}
+    integers = COUNTS | {"K", "N", *PLAIN}
+    return sorted(open_to_it & integers)
 
 
 def absent(function: triton.JITFunction) -> list[str]:
     """The pointers that it gets as None with everything off."""
     names = set(function.arg_names)
     if "KEYS" in names or "D_KEYS" in names:  # of composition: several switches share the seed
-        return [name for name in ("seed", "EXTRA") if name in names]
+        return [name for name in ("seed", "EXTRA") if name in names and "DROP_VALUE" in names]
     if "DS" not in names:  # of `products`, whose queries are always there
         names.discard("Q")
     return [name for name, switch in ABSENT.items() if name in names and switch in names]
 
 
-def cases(architectures=configs.ARCHITECTURES, dtypes=tuple(DTYPES), widths=WIDTHS, kernel="") -> Iterator[Case]:
-    """The matrix, or a part of it."""
-    for point in itertools.product(architectures, dtypes, widths):
-        plain = other_cases(*point, on=False) if point[2] == 256 else ()
-        for case in (*chain_cases(*point), *other_cases(*point), *plain):
-            if kernel in case.kernel:
-                yield case
+WITH_AND_WITHOUT = ("logits",)
+"""Kernels that run out of registers first, compiled with their switches off at every width."""
+
+
+def cases(
+    architectures=configs.ARCHITECTURES, dtypes=tuple(DTYPES), widths=None, kernel="", activations=("elu",)
+) -> Iterator[Case]:
+    """The matrix, or a part of it: all that is on, and at R = D = 256 and where it matters all that is off."""
+    names = [name for name in KERNELS if kernel in name]
+    for name, activation, *point in itertools.product(names, activations, architectures, dtypes, widths or WIDTHS):
+        chain = name in configs.CHAINS
+        served = configs.is_fused(name, point[2]) if chain else widths or point[2] in OTHER_WIDTHS
+        if not served:
+            continue
+        if activation == activations[0] or "ACTIVATION" in KERNELS[name].arg_names:
+            yield from cases_of(name, *point, activation=activation)
+        if point[2] == 256 or name in WITH_AND_WITHOUT:
+            yield from cases_of(name, *point, on=False, activation=activation)
 
 
 def row(result: Result) -> str:
@@ -225,6 +250,7 @@ def row(result: Result) -> str:
     case, counts = result.case, result.counts
     cores = " ".join(f"{code} {counts[code]}" for code in (*TENSOR_CORES, "FFMA") if counts[code])
     drop = "drop" if any(case.constants.get(name) for name in SWITCHES if "DROP" in name) else ""
+    drop += f" {case.others['ACTIVATION']}" if case.others.get("ACTIVATION", "elu") != "elu" else ""
     return (
         f"{case.label + ' ' + drop:<88} {result.registers:>4} registers {result.shared / KIB:>6.1f} KiB shared "
         f"{result.occupancy:>4.0%} occupancy {result.spilled:>3} spills  {cores}  {'; '.join(result.faults)}"
@@ -236,11 +262,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", type=int, nargs="+", default=configs.ARCHITECTURES, choices=configs.ARCHITECTURES)
     parser.add_argument("--dtype", nargs="+", default=tuple(DTYPES), choices=DTYPES)
-    parser.add_argument("--width", type=int, nargs="+", default=WIDTHS, help="R, and D of the other kernels")
+    parser.add_argument("--width", type=int, nargs="+", help="R, and D of the other kernels")
     parser.add_argument("--kernel", default="", help="only kernels whose name contains this")
+    parser.add_argument("--activation", nargs="+", default=("elu",), choices=ACTIVATIONS)
     options = parser.parse_args()
     faulty = total = 0
-    for case in cases(options.arch, options.dtype, options.width, options.kernel):
+    for case in cases(options.arch, options.dtype, options.width, options.kernel, options.activation):
         result = compiled(case)
         total, faulty = total + 1, faulty + bool(result.faults)
         print(row(result), flush=True)

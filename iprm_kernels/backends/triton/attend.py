@@ -19,9 +19,17 @@ import triton.language as tl
 
 from iprm_kernels.backends.triton.philox import multipliers
 from iprm_kernels.backends.triton.rounding import dot, narrow
-from iprm_kernels.backends.triton.tiles import load_rows, load_vector, store_rows
+from iprm_kernels.backends.triton.tiles import PLAIN, load_rows, load_vector, store_rows
 
 MASK_BIAS = tl.constexpr(-1e30)
+
+
+@triton.jit
+def sample_and_token(N, BN: tl.constexpr):
+    """Of this program, whose first index counts the tiles of all samples (the other two end at 65535): the sample, and
+    the first token of the tile."""
+    tiles = (N + BN - 1) // BN
+    return (tl.program_id(0) // tiles).to(tl.int64), tl.program_id(0) % tiles * BN
 
 
 @triton.jit
@@ -33,15 +41,15 @@ def gated(Q, gate, rows, valid, d, D: tl.constexpr, BD: tl.constexpr, GATED: tl.
     return q
 
 
-@triton.jit
+@triton.jit(do_not_specialize=PLAIN)
 def products_kernel(
-    Q, gate, X, EXTRA, OUT, seed, stream, threshold, scale, K, N, ALIGNED: tl.constexpr,
+    Q, gate, X, EXTRA, OUT, seed, draw, threshold, scale, K, N, ALIGNED: tl.constexpr,
     D: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
     PRECISION: tl.constexpr, GATED: tl.constexpr, DROP: tl.constexpr, ADD: tl.constexpr,
 ):  # fmt: skip
-    b = tl.program_id(0).to(tl.int64)
-    n = tl.program_id(1) * BN + tl.arange(0, BN)
-    k = tl.program_id(2) * BK + tl.arange(0, BK)
+    b, first = sample_and_token(N, BN)
+    n = first + tl.arange(0, BN)
+    k = tl.program_id(1) * BK + tl.arange(0, BK)
     out = tl.zeros((BK, BN), tl.float32)
     for start in range(0, D, BD):
         d = start + tl.arange(0, BD)
@@ -50,7 +58,7 @@ def products_kernel(
         out = dot(q, tl.trans(x), out, PRECISION)
     rows = (b * K + k) * N
     if DROP:
-        out *= multipliers(seed, stream, threshold, scale, rows + tl.program_id(1) * BN, BN, ALIGNED)
+        out *= multipliers(seed, draw, threshold, scale, rows + first, BN, ALIGNED)
     inside = (k < K)[:, None] & (n < N)[None, :]
     if ADD:
         out += tl.load(EXTRA + rows[:, None] + n[None, :], mask=inside, other=0.0)
@@ -68,9 +76,9 @@ def masked_logits(LOGITS, MASK, b, k, n, K, N, MASKED: tl.constexpr):
     return tl.where((n < N)[None, :], s, float("-inf"))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=PLAIN)
 def pool_kernel(
-    LOGITS, MASK, X, POOLED, ATTENTION, seed, stream, threshold, scale, K, N, ALIGNED: tl.constexpr,
+    LOGITS, MASK, X, POOLED, ATTENTION, seed, draw, threshold, scale, K, N, ALIGNED: tl.constexpr,
     D: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
     PRECISION: tl.constexpr, MASKED: tl.constexpr, DROP: tl.constexpr,
 ):  # fmt: skip
@@ -90,7 +98,7 @@ def pool_kernel(
         total = total * rescale + tl.sum(e, 1)
         highest = now
         if DROP:
-            e *= multipliers(seed, stream, threshold, scale, (b * K + k) * N + start, BN, ALIGNED)
+            e *= multipliers(seed, draw, threshold, scale, (b * K + k) * N + start, BN, ALIGNED)
         x = load_rows(X, b * N + n, n < N, d, D, D % BD == 0)
         pooled = dot(narrow(e, x.dtype), x, pooled * rescale[:, None], PRECISION)
     store_rows(POOLED, pooled / total[:, None], b * K + k, k < K, d, D, D % BD == 0)
@@ -103,7 +111,7 @@ def pool_kernel(
             tl.store(ATTENTION + ((b * K + k) * N)[:, None] + n[None, :], a, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=PLAIN)
 def slope_kernel(ATTENTION, DA, N, BN: tl.constexpr):
     row = tl.program_id(0).to(tl.int64) * N
     mean = 0.0
@@ -119,16 +127,16 @@ def slope_kernel(ATTENTION, DA, N, BN: tl.constexpr):
         tl.store(DA + row + n, a * (da - mean), mask=n < N)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=PLAIN)
 def d_tokens_kernel(
-    ATTENTION, GRAD, DS, Q, gate, DX, seed, stream, threshold, scale, K, N, ALIGNED: tl.constexpr,
+    ATTENTION, GRAD, DS, Q, gate, DX, seed, draw, threshold, scale, K, N, ALIGNED: tl.constexpr,
     D: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
     PRECISION: tl.constexpr, GATED: tl.constexpr, DROP: tl.constexpr,
 ):  # fmt: skip
     """GATED adds the term of the logits, which execution does not have."""
-    b = tl.program_id(0).to(tl.int64)
-    n = tl.program_id(1) * BN + tl.arange(0, BN)
-    d = tl.program_id(2) * BD + tl.arange(0, BD)
+    b, first = sample_and_token(N, BN)
+    n = first + tl.arange(0, BN)
+    d = tl.program_id(1) * BD + tl.arange(0, BD)
     dx = tl.zeros((BN, BD), tl.float32)
     for start in range(0, K, BK):
         k = start + tl.arange(0, BK)
@@ -137,7 +145,7 @@ def d_tokens_kernel(
         inside = (k < K)[:, None] & (n < N)[None, :]
         a = tl.load(ATTENTION + cells, mask=inside, other=0.0)
         if DROP:
-            a *= multipliers(seed, stream, threshold, scale, rows * N + tl.program_id(1) * BN, BN, ALIGNED)
+            a *= multipliers(seed, draw, threshold, scale, rows * N + first, BN, ALIGNED)
         grad = load_rows(GRAD, rows, k < K, d, D, D % BD == 0)
         dx = dot(tl.trans(narrow(a, grad.dtype)), grad, dx, PRECISION)
         if GATED:
@@ -147,7 +155,7 @@ def d_tokens_kernel(
     store_rows(DX, dx, b * N + n, n < N, d, D, D % BD == 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=PLAIN)
 def d_query_kernel(
     DS, X, Q, gate, DQ, D_GATE, K, N,
     D: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, PRECISION: tl.constexpr,

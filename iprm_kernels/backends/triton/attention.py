@@ -5,17 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from iprm_kernels.backends.triton import attend
-from iprm_kernels.backends.triton.configs import attention_blocks
-from iprm_kernels.backends.triton.launch import cdiv, precision
+from iprm_kernels.backends.triton.configs import OPERATIONS
+from iprm_kernels.backends.triton.launch import cdiv, launch, precision
 
-UNUSED = {"seed": None, "stream": 0, "threshold": 0, "scale": 1.0, "DROP": False}
+UNUSED = {"seed": None, "draw": 0, "threshold": 0, "scale": 1.0, "DROP": False}
 
 
 def sizes(tokens: Tensor, K: int) -> dict:
-    """The sizes and blocks that all of these kernels take."""
+    """The arguments that all of these kernels take."""
     _, N, D = tokens.shape
-    return {"K": K, "N": N, "D": D, **attention_blocks(K, N, D, tokens.dtype), "PRECISION": precision(tokens.dtype)}
+    return {"K": K, "N": N, "D": D, "like": tokens, "PRECISION": precision(tokens.dtype)}
 
 
 def products(
@@ -25,19 +24,10 @@ def products(
     (B, K, _), N = query.shape, tokens.shape[1]
     out = torch.empty(B, K, N, dtype=torch.float32, device=tokens.device)
     if B and K:
-        s = sizes(tokens, K)
-        attend.products_kernel[(B, cdiv(N, s["BN"]), cdiv(K, s["BK"]))](
-            query,
-            gate,
-            tokens,
-            extra,
-            out,
-            ALIGNED=N % 4 == 0,
-            GATED=gate is not None,
-            ADD=extra is not None,
-            **s,
-            **drop,
-        )
+        launch(
+            "products", lambda meta: (B * cdiv(N, meta["BN"]), cdiv(K, meta["BK"])), query, gate, tokens, extra, out,
+            ALIGNED=N % 4 == 0, GATED=gate is not None, ADD=extra is not None, **sizes(tokens, K), **drop,
+        )  # fmt: skip
     return out
 
 
@@ -46,10 +36,10 @@ def pool(logits: Tensor, tokens: Tensor, mask: Tensor | None, drop: dict) -> tup
     (B, K, N), D = logits.shape, tokens.shape[2]
     pooled, a = tokens.new_empty(B, K, D), torch.empty_like(logits)
     if B and K:
-        s = sizes(tokens, K)
-        attend.pool_kernel[(B, cdiv(D, s["BD"]), cdiv(K, s["BK"]))](
-            logits, mask, tokens, pooled, a, ALIGNED=N % 4 == 0, MASKED=mask is not None, **s, **drop
-        )
+        launch(
+            "pool", lambda meta: (B, cdiv(D, meta["BD"]), cdiv(K, meta["BK"])), logits, mask, tokens, pooled, a,
+            ALIGNED=N % 4 == 0, MASKED=mask is not None, **sizes(tokens, K), **drop,
+        )  # fmt: skip
     return pooled, a
 
 
@@ -59,7 +49,7 @@ def d_logits(grad: Tensor, grad_attention: Tensor | None, tokens: Tensor, a: Ten
     da = products(grad, tokens, None, drop, extra)
     B, K, N = a.shape
     if B and K:
-        attend.slope_kernel[(B * K,)](a, da, N, BN=256, num_warps=4)
+        launch("slope", lambda meta: (B * K,), a, da, N, like=a)
     return da
 
 
@@ -68,19 +58,19 @@ def d_tokens(grad, a, drop, tokens, ds=None, query=None, gate=None) -> Tensor:
     B, K, N = a.shape
     out = torch.empty_like(tokens)
     if B:
-        s = sizes(tokens, K)
-        attend.d_tokens_kernel[(B, cdiv(N, s["BN"]), cdiv(s["D"], s["BD"]))](
-            a, grad, ds, query, gate, out, ALIGNED=N % 4 == 0, GATED=ds is not None, **s, **drop
-        )
+        launch(
+            "d_tokens", lambda meta: (B * cdiv(N, meta["BN"]), cdiv(tokens.shape[2], meta["BD"])), a, grad, ds, query,
+            gate, out, ALIGNED=N % 4 == 0, GATED=ds is not None, **sizes(tokens, K), **drop,
+        )  # fmt: skip
     return out
 
 
 def d_query(ds: Tensor, tokens: Tensor, query: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
     """The gradient of the query and the parts (B, blocks, D) float32 of the gate's."""
     B, K, D = query.shape
-    s = sizes(tokens, K)
     out = torch.empty_like(query)
-    parts = torch.empty(B, cdiv(K, s["BK"]), D, dtype=torch.float32, device=query.device)
+    parts = torch.empty(B, cdiv(K, OPERATIONS), D, dtype=torch.float32, device=query.device)
     if B and K:
-        attend.d_query_kernel[(B, cdiv(D, s["BD"]), parts.shape[1])](ds, tokens, query, gate, out, parts, **s)
+        grid = lambda meta: (B, cdiv(D, meta["BD"]), parts.shape[1])  # noqa: E731
+        launch("d_query", grid, ds, tokens, query, gate, out, parts, **sizes(tokens, K))
     return out, parts

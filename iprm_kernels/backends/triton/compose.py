@@ -16,7 +16,7 @@ import triton.language as tl
 
 from iprm_kernels.backends.triton.philox import multipliers
 from iprm_kernels.backends.triton.rounding import narrow
-from iprm_kernels.backends.triton.tiles import load_rows, load_vector, store_rows
+from iprm_kernels.backends.triton.tiles import PLAIN, load_rows, load_vector, store_rows
 
 
 @triton.jit
@@ -57,7 +57,7 @@ def of_attention(row, i: tl.constexpr, j, seed, stream, threshold, scale, K, col
         return tl.zeros_like(j).to(tl.float32) + 1.0
 
 
-@triton.jit
+@triton.jit(do_not_specialize=PLAIN)
 def forward_kernel(
     Q, KEYS, OPERATIONS, RESULTS, gate, POOLED_O, POOLED_E, ATTENTION,
     seed, product_stream, product_threshold, product_scale, operation_stream, result_stream, value_threshold,
@@ -123,7 +123,7 @@ def forward_kernel(
         tl.store(POOLED_E + row * D + d, narrow(pooled_e, POOLED_E.dtype.element_ty), mask=d < D)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=PLAIN)
 def operations_backward_kernel(
     GRAD_O, GRAD_E, EXTRA, Q, KEYS, OPERATIONS, RESULTS, gate, ATTENTION, D_LOGITS, DQ, D_GATE,
     seed, product_stream, product_threshold, product_scale, operation_stream, result_stream, value_threshold,
@@ -188,7 +188,7 @@ def operations_backward_kernel(
         tl.store(D_GATE + row * D + d, product * load_vector(Q + row * D, d, D, FULL), mask=d < D)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=PLAIN)
 def columns_backward_kernel(
     GRAD_O, GRAD_E, Q, gate, ATTENTION, D_LOGITS, D_KEYS, D_OPERATIONS, D_RESULTS,
     seed, product_stream, product_threshold, product_scale, operation_stream, result_stream, value_threshold,

@@ -5,9 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from iprm_kernels.backends.triton import compose
-from iprm_kernels.backends.triton.configs import composition_blocks, window_blocks
-from iprm_kernels.backends.triton.launch import cdiv, contiguous, threshold_of
+from iprm_kernels.backends.triton.launch import cdiv, contiguous, launch, threshold_of
 from iprm_kernels.philox import Role, stream_of
 
 
@@ -38,9 +36,10 @@ def composition(query, keys, operations, results, gate, mask_self, seed, step, p
     pooled_o, pooled_e = torch.empty_like(query), torch.empty_like(query)
     attention = torch.empty(B, K, K * len(keys), dtype=torch.float32, device=query.device)
     if B and K:
-        compose.forward_kernel[(B * K,)](
-            query, keys, operations, results, gate, pooled_o, pooled_e, attention, K=K, BLOCKS=len(keys), D=D,
-            MASK_SELF=mask_self, **composition_blocks(K, D), **rates(seed, step, p_product, p_value, p_attention),
+        launch(
+            "composition_forward", lambda meta: (B * K,), query, keys, operations, results, gate, pooled_o, pooled_e,
+            attention, K=K, BLOCKS=len(keys), D=D, MASK_SELF=mask_self, like=query,
+            **rates(seed, step, p_product, p_value, p_attention),
         )  # fmt: skip
     return pooled_o, pooled_e, attention
 
@@ -57,14 +56,14 @@ def composition_backward(
     d_gate = torch.empty(B * K, D, dtype=torch.float32, device=query.device)
     d_keys, d_operations, d_results = (tuple(torch.empty_like(query) for _ in keys) for _ in range(3))
     if B and K:
-        blocks = window_blocks(K, D)
         drops = rates(seed, step, p_product, p_value, p_attention)
-        compose.operations_backward_kernel[(B * K,)](
-            grad_o, grad_e, extra, query, keys, operations, results, gate, a, d_logits, d_query, d_gate,
-            K=K, BLOCKS=len(keys), D=D, ADD=extra is not None, **composition_blocks(K, D), **drops,
+        sizes = {"K": K, "BLOCKS": len(keys), "D": D, "like": query}
+        launch(
+            "operations_backward", lambda meta: (B * K,), grad_o, grad_e, extra, query, keys, operations, results, gate,
+            a, d_logits, d_query, d_gate, ADD=extra is not None, **sizes, **drops,
         )  # fmt: skip
-        compose.columns_backward_kernel[(B, cdiv(K, blocks["BK"]), cdiv(D, blocks["BD"]))](
-            grad_o, grad_e, query, gate, a, d_logits, d_keys, d_operations, d_results,
-            K=K, BLOCKS=len(keys), D=D, **blocks, **drops,
+        launch(
+            "columns_backward", lambda meta: (B, cdiv(K, meta["BK"]), cdiv(D, meta["BD"])), grad_o, grad_e, query, gate,
+            a, d_logits, d_keys, d_operations, d_results, **sizes, **drops,
         )  # fmt: skip
     return d_query, list(d_keys), list(d_operations), list(d_results), d_gate.sum(0).to(gate.dtype)

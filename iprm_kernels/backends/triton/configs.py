@@ -1,9 +1,9 @@
-"""Launch configurations: for the chains of products, lists by architecture, dtype and width; for the others, rules.
+"""Launch configurations: for the chains of products, lists by architecture, dtype and width; for all other kernels,
+lists by the bytes of an element, cut to the sizes of the call.
 
-Every entry of every list, and every value of the rules, has been compiled ahead of time (`inspect.py`): it fits the
-shared memory of its architecture, spills no register and, in bfloat16 and float16, multiplies on tensor cores. A
-list's first entry is the fixed choice. On a device `triton.autotune` times the list once for each (K, N, R, dtype) and
-keeps its choice on disk; IPRM_TRITON_AUTOTUNE=0 takes the first entry instead, without timing.
+Every entry has been compiled ahead of time for every architecture that it serves (`ahead_of_time.py`): it fits the
+shared memory, spills no register and, in bfloat16 and float16, multiplies on tensor cores. A list's first entry is the
+fixed choice. What a launch does with a list, see `launch.py`.
 
 Tiles of BN = 128 pairs would halve the traffic of the weights through the second-level cache, but at R = 256 on sm_90
 their accumulator is half the register file and every form of the logits kernel spilled; 64 is the best that does not.
@@ -12,17 +12,28 @@ their accumulator is half the register file and every form of the logits kernel 
 from __future__ import annotations
 
 import functools
-import inspect
-import os
 from typing import NamedTuple
 
 import torch
 import triton
 
-from iprm_kernels.backends.triton import pairs
-from iprm_kernels.backends.triton.launch import cdiv, power_of_2, precision
+power_of_2 = triton.next_power_of_2
 
 ARCHITECTURES = (80, 90, 100)
+CHAINS = ("logits", "recompute", "chain_backward")
+
+
+class Entry(NamedTuple):
+    """One launch configuration."""
+
+    constants: tuple[tuple[str, int], ...]
+    warps: int
+    stages: int
+
+    @property
+    def arguments(self) -> dict:
+        """Those of the launch."""
+        return dict(self.constants) | {"num_warps": self.warps, "num_stages": self.stages}
 
 
 class Tile(NamedTuple):
@@ -35,19 +46,18 @@ class Tile(NamedTuple):
     warps: int
     stages: int
 
-    def config(self, kernel: str) -> dict:
-        """The kernel's constants."""
+    def entry(self, kernel: str) -> Entry:
         constants = {"BN": self.BN, "BC": self.BC, "BR": self.BR}
-        return constants | {"PARTS": self.PARTS} if kernel == "logits" else constants
+        constants |= {"PARTS": self.PARTS} if kernel == "logits" else {}
+        return Entry(tuple(constants.items()), self.warps, self.stages)
 
 
-KERNELS = {
-    "logits": pairs.logits_kernel,
-    "recompute": pairs.recompute_kernel,
-    "chain_backward": pairs.chain_backward_kernel,
-}
-IN_PLACE = {"chain_backward": ["D_H"]}
-"""Arguments that a kernel reads and overwrites, which the autotuner must restore between its runs."""
+WIDEST = {"logits": 1024, "recompute": 512, "chain_backward": 512}
+"""The widest chains. At R = 1024 a tile holds 16 pairs and reads both weights whole, 2 MB each: the library's products,
+with every intermediate through memory, move a tenth of that. The backward pass, which has buffers for the intermediates
+anyway, leaves wider products to the library; the forward pass streams, so as to store nothing of the pairs' size."""
+WIDEST_ODD = 512
+"""The same for widths without alignment, whose masks and dropout words spill in wider tiles."""
 
 # by width R rounded up to 128, 256, 512 or 1024
 _FLOAT = {
@@ -76,109 +86,119 @@ _HALF = {
         1024: [Tile(16, 16, 0, 1, 8, 2)],
     },
 }
-_INSTEAD = {
-    ("chain_backward", 90, 1024): [Tile(16, 32, 0, 1, 8, 2)],
-    ("chain_backward", 100, 1024): [Tile(16, 32, 0, 1, 8, 2)],
+# Other widths are padded to a power of two, and their masks take registers: smaller tiles, the same for every
+# architecture. Those of odd widths have no vector loads either, and run out first.
+_PADDED = {
+    128: [Tile(64, 64, 0, 2, 8, 2)],
+    256: [Tile(64, 32, 0, 2, 8, 2), Tile(32, 32, 0, 2, 8, 2)],
+    512: [Tile(32, 32, 0, 4, 8, 2), Tile(16, 32, 0, 1, 8, 2)],
+    1024: [Tile(16, 16, 0, 1, 8, 2)],
 }
-"""Where one kernel needs another list than its neighbours."""
+_ODD = {
+    128: [Tile(32, 32, 0, 2, 8, 2)],
+    256: [Tile(32, 32, 0, 2, 8, 2)],
+    512: [Tile(16, 32, 0, 1, 8, 2)],
+}
+_PADDED_FLOAT = {
+    128: [Tile(16, 32, 32, 1, 4, 2)],
+    256: [Tile(16, 32, 32, 1, 8, 2)],
+    512: [Tile(16, 32, 32, 1, 8, 2)],
+    1024: [Tile(16, 16, 32, 1, 8, 1)],
+}
 INTERPRETED = Tile(64, 64, 0, 2, 4, 1)
 
 
-def width_class(R: int) -> int:
-    """The list that serves width R.
-
-    Raises:
-        ValueError: R is over 1024.
-    """
-    for width in (128, 256, 512, 1024):
-        if width >= R:
-            return width
-    raise ValueError(f"R: expected at most 1024 for the triton backend, got {R}")
+def is_fused(chain: str, width: int) -> bool:
+    """Whether a chain of products of this width is one kernel, and not the library's products."""
+    return width <= (min(WIDEST[chain], WIDEST_ODD) if width % 16 else WIDEST[chain])
 
 
-def tiles(kernel: str, architecture: int, dtype: torch.dtype, R: int) -> list[Tile]:
-    """The configurations that may be launched, the fixed choice first."""
-    if dtype == torch.float32:
-        return _FLOAT[width_class(R)]
-    place = (kernel, family(architecture), width_class(R))
-    return _INSTEAD.get(place) or _HALF[place[1]][place[2]]
+def tiles(architecture: int, dtype: torch.dtype, R: int) -> list[Tile]:
+    """The configurations of a chain that may be launched, the fixed choice first, of a width that is fused."""
+    width = next(width for width in (128, 256, 512, 1024) if width >= R)
+    if width != R:
+        return (_PADDED_FLOAT if dtype == torch.float32 else _ODD if R % 16 else _PADDED)[width]
+    return _FLOAT[width] if dtype == torch.float32 else _HALF[family(architecture)][width]
 
 
 def every_tile() -> list[Tile]:
     """All configurations of all lists."""
-    lists = [*_FLOAT.values(), *_INSTEAD.values(), *(entries for arch in _HALF.values() for entries in arch.values())]
+    lists = (*_FLOAT.values(), *_PADDED.values(), *_ODD.values(), *_PADDED_FLOAT.values())
+    lists += tuple(entries for architecture in _HALF.values() for entries in architecture.values())
     return sorted({tile for entries in lists for tile in entries})
 
 
 def family(architecture: int) -> int:
-    """The architecture whose lists serve this one. Consumer cards have the shared memory and the matrix
-    instructions of the oldest."""
+    """The architecture whose lists serve this one. Consumer cards have the matrix instructions of the oldest, but 99 KB
+    of shared memory: what asks for more, tiles of R = 512, Triton refuses there by name."""
     return architecture if architecture in (90, 100) else 100 if architecture == 103 else 80
 
 
-def architecture_of(device: torch.device) -> int:
-    """90 for an H100."""
-    major, minor = torch.cuda.get_device_capability(device)
-    return 10 * major + minor
+ROWS = 32
+"""Rows of a tile of the elementwise kernels: fixed, for every tile writes its part of a sum."""
+OPERATIONS = 16
+"""Operations of a tile of attention, each of which writes its part of the gate's gradient; the least of a product."""
+FEW = 64
+"""Tokens up to which attention takes the fixed choice: no more than the cost of a launch is to be gained, and the
+numbers of language tokens are many."""
+
+# (BN, BD, warps, stages) by bytes of an element: without tensor cores, a product holds both factors in registers
+_ATTENTION = {
+    "products": {2: [(64, 64, 4, 3), (64, 128, 4, 3)], 4: [(32, 64, 4, 3), (32, 32, 4, 3)]},
+    "pool": {2: [(64, 64, 4, 3), (32, 128, 4, 3), (64, 128, 8, 3)], 4: [(32, 64, 4, 3), (32, 32, 4, 3)]},
+    "d_tokens": {2: [(64, 64, 4, 3), (64, 128, 8, 3)], 4: [(32, 64, 4, 3), (32, 32, 4, 3)]},
+    "d_query": {2: [(64, 64, 4, 3), (32, 128, 4, 3)], 4: [(32, 64, 4, 3), (32, 32, 4, 3)]},
+}
+# (columns, warps) of the elementwise kernels, which are as wide for every dtype: they compute in float32
+_COLUMNS = {
+    "gate_backward": [(64, 8), (32, 4)],
+    "hidden": [(64, 4)],
+    "d_hidden": [(64, 4)],
+    "reduce": [(64, 8), (32, 4)],
+    "simple_logits": [(64, 4), (32, 4)],
+    "simple_backward": [(64, 8), (32, 4)],
+    "composition_forward": [(64, 4)],
+    "operations_backward": [(64, 4)],
+    "columns_backward": [(32, 4)],
+}
+_SINGLE = {"dropout": Entry((("BLOCK", 1024),), 4, 3), "slope": Entry((("BN", 256),), 4, 3)}
 
 
-def tuning() -> bool:
-    """Whether configurations are timed."""
-    return os.environ.get("IPRM_TRITON_AUTOTUNE", "1") != "0"
+def cut(block: int, size: int, least: int = 16) -> int:
+    """The block, no larger than the size needs."""
+    return min(block, max(least, power_of_2(size)))
 
 
 @functools.cache
-def tuned(kernel: str):
-    """The kernel under `triton.autotune`, its list pruned to what the call may launch."""
-    configs = {t: triton.Config(t.config(kernel), num_warps=t.warps, num_stages=t.stages) for t in every_tile()}
-
-    def allowed(_, named, **options):
-        like = next(t for t in named.values() if isinstance(t, torch.Tensor))
-        entries = tiles(kernel, architecture_of(like.device), like.dtype, options["R"])
-        return [configs[t] for t in entries]
-
-    cached = {"cache_results": True} if "cache_results" in inspect.signature(triton.autotune).parameters else {}
-    key = [name for name in ("K", "N", "R", "RP") if name in KERNELS[kernel].arg_names]
-    return triton.autotune(
-        list(configs.values()), key, prune_configs_by={"early_config_prune": allowed},
-        restore_value=IN_PLACE.get(kernel), **cached,
-    )(KERNELS[kernel])  # fmt: skip
-
-
-def launch_pairs(kernel: str, like: torch.Tensor, R: int, *args, pairs: int, **options) -> None:
-    """Launch a chain of products over so many pairs; `like` has the inputs' dtype and device."""
-    options |= {"pairs": pairs, "R": R, "RP": max(16, power_of_2(R)), "PRECISION": precision(like.dtype)}
-
-    def grid(meta):
-        return (cdiv(pairs, meta["BN"]),)
-
-    if like.is_cuda and tuning():
-        tuned(kernel)[grid](*args, **options)
-        return
-    tile = tiles(kernel, architecture_of(like.device), like.dtype, R)[0] if like.is_cuda else INTERPRETED
-    KERNELS[kernel][grid](*args, **options, **tile.config(kernel), num_warps=tile.warps, num_stages=tile.stages)
+def entries(
+    kernel: str, architecture: int | None, dtype: torch.dtype, width: int, K: int, N: int, activation: str | None = None
+) -> tuple[Entry, ...]:
+    """The configurations that may be launched, the fixed choice first; `width` is R or D."""
+    if kernel in _SINGLE:
+        return (_SINGLE[kernel],)
+    if kernel in CHAINS:
+        found = [INTERPRETED] if architecture is None else tiles(architecture, dtype, width)
+        if kernel == "chain_backward" and activation == "gelu":  # whose slope spills beside 64 columns
+            found = [tile for tile in found if tile.BC <= 32] or found
+        return tuple(tile.entry(kernel) for tile in found)
+    found = []
+    # without alignment there are no vector loads, and as many columns take more registers
+    most = 32 if width % 16 else 128
+    if kernel in _ATTENTION:
+        for BN, BD, warps, stages in _ATTENTION[kernel][dtype.itemsize][: 1 if N <= FEW else None]:
+            blocks = {"BK": OPERATIONS, "BN": cut(BN, N), "BD": cut(min(BD, most), width)}
+            found.append(Entry(tuple(blocks.items()), warps, stages))
+    else:
+        for columns, warps in _COLUMNS[kernel]:
+            blocks = column_blocks(kernel, min(columns, most), width, K)
+            found.append(Entry(tuple(blocks.items()), 4 if width % 16 else warps, 3))
+    return tuple(dict.fromkeys(found))
 
 
-def attention_blocks(K: int, N: int, D: int, dtype: torch.dtype) -> dict:
-    """Blocks of the kernels in `attend.py`. Without tensor cores a product holds both factors in registers."""
-    return {
-        "BK": 16 if K <= 16 else 32,
-        "BN": min(32 if dtype == torch.float32 else 64, max(16, power_of_2(N))),
-        "BD": min(64, max(16, power_of_2(D))),
-        "num_warps": 4,
-    }
-
-
-def column_blocks(R: int) -> dict:
-    """Blocks of the elementwise kernels over (tokens or pairs, R)."""
-    return {"BN": 32, "BR": min(64, max(16, power_of_2(R))), "num_warps": 4}
-
-
-def composition_blocks(K: int, D: int) -> dict:
-    """Blocks of the kernels of `compose.py` that serve one operation."""
-    return {"BK": 16, "BD": min(64, max(4, power_of_2(D))), "num_warps": 4}
-
-
-def window_blocks(K: int, D: int) -> dict:
-    """Blocks of its kernel over the columns, which sums three tiles at once."""
-    return {"BK": min(8, power_of_2(K)), "BD": min(32, max(4, power_of_2(D))), "num_warps": 4}
+def column_blocks(kernel: str, columns: int, width: int, K: int) -> dict:
+    """The blocks of an elementwise kernel."""
+    if kernel == "columns_backward":  # sums three tiles at once
+        return {"BK": min(8, power_of_2(K)), "BD": cut(columns, width, 4)}
+    if kernel in ("composition_forward", "operations_backward"):
+        return {"BK": 8 if width % 16 else 16, "BD": cut(columns, width, 4)}
+    return {"BN": ROWS, "BR": cut(columns, width)}

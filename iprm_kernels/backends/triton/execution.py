@@ -22,6 +22,9 @@ or 0.13 ms of a B200 (benchmarks/roofline.py, predicted) for some 13 launches. B
 (32 MB) would save memory traffic, but leave the card waiting for launches. A sample is never cut, so the bound is
 max(BUFFER_BYTES, 4·K·N·R elements).
 
+Over their widest R (`configs.WIDEST`), where products are nearly all of the work, `recompute` and `chain_backward` are
+the library's products between elementwise kernels, and the forward pass goes through three such buffers too.
+
 Every sum has a fixed order: within a program, then over the programs' parts by the library's deterministic sum. There
 are no atomics. The end of the forward chain, with the dropout bits and the derivative of the gate, is a kernel of its
 own: inside `recompute` it ran out of registers at every tile that fills a matrix instruction.
@@ -32,14 +35,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from iprm_kernels.backends.triton import attention, pairs, simple
-from iprm_kernels.backends.triton.configs import column_blocks, launch_pairs
-from iprm_kernels.backends.triton.launch import bytes_of, cdiv, contiguous, draws_of
+from iprm_kernels.backends.triton import attention
+from iprm_kernels.backends.triton.configs import ROWS, is_fused
+from iprm_kernels.backends.triton.launch import bytes_of, cdiv, contiguous, draws_of, launch, over_pairs
 from iprm_kernels.philox import Role
 
 BUFFER_BYTES = 128 * 2**20
-
-
 MOST_TOKENS = 2**24 - 1
 """The kernels divide 32-bit numbers up to N times the largest tile, see `pairs.locate`."""
 
@@ -69,9 +70,11 @@ def execution(v, u, g, l, C1a, C2, c2, w, tokens, mask, seed, step, p_product, p
     (B, K, R), N = g.shape, v.shape[1]
     check_length(N)
     logits = floats(v, B, K, N)
-    if logits.numel():
-        launch_pairs(
-            "logits", v, R, v, u, g, l, C1a, C2, c2, w, logits, pairs=B * K * N, N=N, K=K, ACTIVATION=activation,
+    if not is_fused("logits", R):
+        wide_logits((v, u, g, l), C1a, C2, c2, w, logits, product, activation)
+    elif logits.numel():
+        over_pairs(
+            "logits", v, u, g, l, C1a, C2, c2, w, logits, pairs=B * K * N, N=N, K=K, R=R, ACTIVATION=activation,
             **product,
         )  # fmt: skip
     return attention.pool(logits, tokens, bytes_of(mask), attention_drop)
@@ -125,37 +128,88 @@ def pair_gradients(inputs, ds, first, buffers, product, activation, gradients, w
     (B, K, R), N = g.shape, v.shape[1]
     count = B * K * N
     pre, hidden, dh, dl_parts = (t[:count] for t in buffers)  # hidden then holds d pre, dh dx, and pre g ⊙ v
-    sizes = {"pairs": count, "N": N, "K": K}
-    launch_pairs("recompute", v, R, v, u, g, C1a, C2, c2, pre, hidden, dh, **sizes, ACTIVATION=activation)
-    blocks = column_blocks(R)
-    sums = floats(v, 2, cdiv(count, blocks["BN"]), R)
-    pairs.gate_backward_kernel[(sums.shape[1], cdiv(R, blocks["BR"]))](
-        l, w, ds, dh, dl_parts, *sums, first=first, **sizes, R=R, ACTIVATION=activation, **blocks, **product
-    )
+    sizes = {"pairs": count, "N": N, "K": K, "R": R}
+    recompute(v, u, g, C1a, C2, c2, pre, hidden, dh, activation)
+    sums = floats(v, 2, cdiv(count, ROWS), R)
+    launch(
+        "gate_backward", lambda meta: (sums.shape[1], cdiv(R, meta["BR"])), l, w, ds, dh, dl_parts, *sums, first=first,
+        **sizes, ACTIVATION=activation, like=v, **product,
+    )  # fmt: skip
     rows += sums.sum(1)
     add_product(dC2, dh, hidden)
-    launch_pairs("chain_backward", v, R, C1a, C2, pre, hidden, dh, pairs=count, ACTIVATION=activation)
-    tiles = cdiv(N, blocks["BN"])
+    chain_backward(C1a, C2, pre, hidden, dh, activation)
+    tiles = cdiv(N, ROWS)
     sums = floats(v, 2, B, tiles, K, R)
-    pairs.reduce_kernel[(B, tiles, cdiv(R, blocks["BR"]))](
-        v, g, dh, hidden, dl_parts, pre, dv, du, *sums, N, K, R=R, **blocks
-    )
+    launch(
+        "reduce", lambda meta: (B * tiles, cdiv(R, meta["BR"])), v, g, dh, hidden, dl_parts, pre, dv, du, *sums,
+        N=N, K=K, R=R, like=v,
+    )  # fmt: skip
     for gradient, total in zip((dg, dl), sums.sum(2), strict=True):
         gradient.copy_(total)
     add_product(dC1a, hidden, pre)
 
 
+def recompute(v, u, g, C1a, C2, c2, pre, hidden, h, activation) -> None:
+    """The forward chain into the buffers pre, hidden = φ(pre) and h."""
+    (B, K, R), N = g.shape, v.shape[1]
+    sizes = {"pairs": B * K * N, "N": N, "K": K, "R": R, "ACTIVATION": activation}
+    if is_fused("recompute", R):
+        over_pairs("recompute", v, u, g, C1a, C2, c2, pre, hidden, h, **sizes)
+        return
+    torch.mul(g[:, :, None], v[:, None], out=h.view(B, K, N, R))
+    torch.mm(h, C1a.mT, out=pre)
+    elementwise("hidden", u, pre, hidden, **sizes)
+    torch.addmm(c2, hidden, C2.mT, out=h)
+
+
+def chain_backward(C1a, C2, pre, d_pre, dh, activation) -> None:
+    """From dh to d pre, and to dx, over dh."""
+    sizes = {"pairs": pre.shape[0], "R": pre.shape[1], "ACTIVATION": activation}
+    if is_fused("chain_backward", pre.shape[1]):
+        over_pairs("chain_backward", C1a, C2, pre, d_pre, dh, **sizes)
+        return
+    torch.mm(dh, C2, out=d_pre)
+    elementwise("d_hidden", pre, d_pre, **sizes)
+    torch.mm(d_pre, C1a, out=dh)
+
+
+def elementwise(kernel: str, first: Tensor, *args, pairs: int, R: int, **options) -> None:
+    """Launch a kernel over the elements of a buffer."""
+    grid = lambda meta: (cdiv(pairs, meta["BN"]), cdiv(R, meta["BR"]))  # noqa: E731
+    launch(kernel, grid, first, *args, pairs=pairs, R=R, like=first, **options)
+
+
+def wide_logits(inputs, C1a, C2, c2, w, logits, product, activation) -> None:
+    """The logits of widths over its widest, through three buffers for some samples at a time."""
+    (B, K, R), N = inputs[2].shape, inputs[0].shape[1]
+    parts = chunks(B, 3 * K * N * R * w.element_size()) if logits.numel() else []
+    buffers = [w.new_empty((parts[0].stop if parts else 0) * K * N, R) for _ in range(3)]
+    for s in parts:
+        v, u, g, l = (t[s] for t in inputs)
+        count = g.shape[0] * K * N
+        pre, hidden, h = (t[:count] for t in buffers)
+        recompute(v, u, g, C1a, C2, c2, pre, hidden, h, activation)
+        scores(h, l, w, logits[s], s.start * K * N, N, activation, product, own=True)
+
+
+def scores(keys, query, w, logits, first, N, activation, product, own=False) -> None:
+    """w · drop(φ(query ⊙ keys)); the keys are of the tokens, or each pair's own."""
+    _, K, R = query.shape
+    count = logits.numel()
+    launch(
+        "simple_logits", lambda meta: (cdiv(count, meta["BN"]),), keys, query, w, logits, first=first, pairs=count, N=N,
+        K=K, R=R, ACTIVATION=activation, OWN=own, like=keys, **product,
+    )  # fmt: skip
+
+
 def execution_simple(keys, query, w, tokens, mask, seed, step, p_product, p_attention, activation):
     product, attention_drop = rates(seed, step, p_product, p_attention)
     keys, query, w, tokens = contiguous(keys, query, w, tokens)
-    (B, K, R), N = query.shape, keys.shape[1]
+    (B, K, _), N = query.shape, keys.shape[1]
     check_length(N)
     logits = floats(keys, B, K, N)
-    if count := logits.numel():
-        blocks = column_blocks(R)
-        simple.simple_logits_kernel[(cdiv(count, blocks["BN"]),)](
-            keys, query, w, logits, pairs=count, N=N, K=K, R=R, ACTIVATION=activation, **blocks, **product
-        )
+    if logits.numel():
+        scores(keys, query, w, logits, 0, N, activation, product)
     return attention.pool(logits, tokens, bytes_of(mask), attention_drop)
 
 
@@ -167,11 +221,11 @@ def execution_simple_backward(
     ds = attention.d_logits(grad_pooled, grad_attention, tokens, a, attention_drop)
     d_tokens = attention.d_tokens(grad_pooled, a, attention_drop, tokens)
     (B, K, R), N = query.shape, keys.shape[1]
-    blocks = column_blocks(R)
-    tiles = cdiv(N, blocks["BN"])
+    tiles = cdiv(N, ROWS)
     d_keys, sum_query, sum_w = torch.empty_like(keys), floats(keys, B, tiles, K, R), floats(keys, B, tiles, R)
     if B:
-        simple.simple_backward_kernel[(B, tiles, cdiv(R, blocks["BR"]))](
-            keys, query, w, ds, d_keys, sum_query, sum_w, N=N, K=K, R=R, ACTIVATION=activation, **blocks, **product
-        )
+        launch(
+            "simple_backward", lambda meta: (B * tiles, cdiv(R, meta["BR"])), keys, query, w, ds, d_keys, sum_query,
+            sum_w, N=N, K=K, R=R, ACTIVATION=activation, like=keys, **product,
+        )  # fmt: skip
     return d_keys, sum_query.sum(1).to(query.dtype), sum_w.sum((0, 1)).to(w.dtype), d_tokens

@@ -1,17 +1,52 @@
-"""What every launch needs: contiguous tensors, a mask of bytes, dropout arguments and the precision of products."""
+"""What every launch needs: contiguous tensors, a mask of bytes, dropout arguments, the precision of products; and the
+launch itself, at a configuration of `configs.py`.
+
+Where that has more than one, `triton.autotune` times them once for each (K, N, R or D, blocks, dtypes) and keeps its
+choice on disk; with IPRM_TRITON_AUTOTUNE=0 the first is taken, without timing.
+"""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
+import os
+from collections.abc import Callable
 
 import torch
 import triton
 from torch import Tensor
 
+from iprm_kernels.backends.triton import attend, compose, configs, pairs, philox, simple
 from iprm_kernels.philox import Role, stream_of
 
 cdiv = triton.cdiv
 power_of_2 = triton.next_power_of_2
+
+KERNELS = {
+    "products": attend.products_kernel,
+    "pool": attend.pool_kernel,
+    "slope": attend.slope_kernel,
+    "d_tokens": attend.d_tokens_kernel,
+    "d_query": attend.d_query_kernel,
+    "logits": pairs.logits_kernel,
+    "recompute": pairs.recompute_kernel,
+    "hidden": pairs.hidden_kernel,
+    "d_hidden": pairs.d_hidden_kernel,
+    "gate_backward": pairs.gate_backward_kernel,
+    "chain_backward": pairs.chain_backward_kernel,
+    "reduce": pairs.reduce_kernel,
+    "simple_logits": simple.simple_logits_kernel,
+    "simple_backward": simple.simple_backward_kernel,
+    "composition_forward": compose.forward_kernel,
+    "operations_backward": compose.operations_backward_kernel,
+    "columns_backward": compose.columns_backward_kernel,
+    "dropout": philox.dropout_kernel,
+}
+IN_PLACE = {"gate_backward": ["H"], "chain_backward": ["D_H"]}
+"""Arguments that a kernel reads and overwrites, which the autotuner must restore between its runs."""
+OPTIONS = {"enable_fp_fusion": True}
+"""What must not depend on the default of a Triton version: a · b + c is one rounding."""
 
 
 def contiguous(*tensors: Tensor) -> list[Tensor]:
@@ -30,11 +65,12 @@ def threshold_of(p: float) -> tuple[int, float]:
 
 
 def draws(p: float, seed: Tensor | None, stream: int) -> dict:
-    """The kernel arguments of one dropout mask. The seed stays on the device: the kernel reads it there."""
+    """The kernel arguments of one dropout mask. The seed stays on the device: the kernel reads it there. The number of
+    the mask's stream is `draw`, because Triton keeps the name `stream` for itself."""
     threshold, scale = threshold_of(p)
     return {
         "seed": seed if p else None,
-        "stream": stream,
+        "draw": stream,
         "threshold": threshold,
         "scale": scale,
         "DROP": p > 0.0,
@@ -49,3 +85,45 @@ def draws_of(p: float, seed: Tensor | None, step: int, role: Role) -> dict:
 def precision(dtype: torch.dtype) -> str:
     """How products are rounded: float32 exactly unless torch.backends.cuda.matmul.allow_tf32 is set."""
     return "tf32" if dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32 else "ieee"
+
+
+@functools.cache
+def architecture_of(device: torch.device) -> int | None:
+    """90 for an H100; None under the interpreter."""
+    if device.type != "cuda":
+        return None
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
+def tuning() -> bool:
+    """Whether configurations are timed."""
+    return os.environ.get("IPRM_TRITON_AUTOTUNE", "1") != "0"
+
+
+@functools.cache
+def tuned(kernel: str, entries: tuple[configs.Entry, ...]):
+    """The kernel under `triton.autotune` with these configurations."""
+    function = KERNELS[kernel]
+    key = [name for name in ("K", "N", "R", "D", "BLOCKS") if name in function.arg_names]
+    cached = {"cache_results": True} if "cache_results" in inspect.signature(triton.autotune).parameters else {}
+    choices = [triton.Config(dict(e.constants), num_warps=e.warps, num_stages=e.stages) for e in entries]
+    return triton.autotune(choices, key, restore_value=IN_PLACE.get(kernel), **cached)(function)
+
+
+def launch(kernel: str, grid: Callable[[dict], tuple], *args, like: Tensor, **options) -> None:
+    """Launch a kernel on a grid that may depend on its blocks; `like` has the inputs' dtype and device."""
+    sizes = options.get("R") or options.get("D"), options.get("K", 1), options.get("N", 1)
+    entries = configs.entries(
+        kernel, architecture_of(like.device), like.dtype, *sizes, activation=options.get("ACTIVATION")
+    )
+    if like.is_cuda and len(entries) > 1 and tuning():
+        tuned(kernel, entries)[grid](*args, **options, **OPTIONS)
+    else:
+        KERNELS[kernel][grid](*args, **options, **OPTIONS, **entries[0].arguments)
+
+
+def over_pairs(kernel: str, first: Tensor, *args, pairs: int, R: int, **options) -> None:
+    """Launch a chain of products over so many pairs."""
+    options |= {"pairs": pairs, "R": R, "RP": max(16, power_of_2(R)), "PRECISION": precision(first.dtype)}
+    launch(kernel, lambda meta: (cdiv(pairs, meta["BN"]),), first, *args, like=first, **options)

@@ -20,7 +20,7 @@ import triton.language as tl
 from iprm_kernels.backends.triton.activations import activate, slope
 from iprm_kernels.backends.triton.philox import multipliers
 from iprm_kernels.backends.triton.rounding import dot, narrow
-from iprm_kernels.backends.triton.tiles import load_rows, load_vector, load_weight, store_rows
+from iprm_kernels.backends.triton.tiles import PLAIN, load_rows, load_vector, load_weight, store_rows
 
 
 @triton.jit
@@ -90,7 +90,7 @@ def halves(tile):
 
 @triton.jit
 def score(
-    h, L, c2, w, p, operations, valid, begin, seed, stream, threshold, scale,
+    h, L, c2, w, p, operations, valid, begin, seed, draw, threshold, scale,
     R: tl.constexpr, FULL: tl.constexpr, ACTIVATION: tl.constexpr, DROP: tl.constexpr,
 ):  # fmt: skip
     """w · drop(φ((h + c2) ⊙ l)) over the columns of h, which start at `begin`."""
@@ -99,13 +99,13 @@ def score(
     l = load_rows(L, operations, valid, r, R, FULL).to(tl.float32)
     y = activate((h + load_vector(c2, r, R, FULL)[None, :]) * l, ACTIVATION)
     if DROP:
-        y *= multipliers(seed, stream, threshold, scale, p * R + begin, width, R % 4 == 0)
+        y *= multipliers(seed, draw, threshold, scale, p * R + begin, width, R % 4 == 0)
     return tl.sum(y * load_vector(w, r, R, FULL)[None, :], 1)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=[*PLAIN, "N"])
 def logits_kernel(
-    V, U, G, L, C1a, C2, c2, w, LOGITS, seed, stream, threshold, scale, pairs, N, K,
+    V, U, G, L, C1a, C2, c2, w, LOGITS, seed, draw, threshold, scale, pairs, N, K,
     R: tl.constexpr, RP: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr, PARTS: tl.constexpr,
     ACTIVATION: tl.constexpr, PRECISION: tl.constexpr, DROP: tl.constexpr,
 ):  # fmt: skip
@@ -120,29 +120,27 @@ def logits_kernel(
     )
     W: tl.constexpr = RP // PARTS
     if PARTS == 1:
-        s = score(h, L, c2, w, p, operations, valid, 0, seed, stream, threshold, scale, R, FULL, ACTIVATION, DROP)
+        s = score(h, L, c2, w, p, operations, valid, 0, seed, draw, threshold, scale, R, FULL, ACTIVATION, DROP)
     else:
         h0, h1 = halves(h)
         if PARTS == 2:
-            s = score(h0, L, c2, w, p, operations, valid, 0, seed, stream, threshold, scale, R, FULL, ACTIVATION, DROP)
-            s += score(h1, L, c2, w, p, operations, valid, W, seed, stream, threshold, scale, R, FULL, ACTIVATION, DROP)
+            s = score(h0, L, c2, w, p, operations, valid, 0, seed, draw, threshold, scale, R, FULL, ACTIVATION, DROP)
+            s += score(h1, L, c2, w, p, operations, valid, W, seed, draw, threshold, scale, R, FULL, ACTIVATION, DROP)
         else:
             h00, h01 = halves(h0)
             h10, h11 = halves(h1)
-            s = score(h00, L, c2, w, p, operations, valid, 0, seed, stream, threshold, scale, R, FULL, ACTIVATION, DROP)
+            s = score(h00, L, c2, w, p, operations, valid, 0, seed, draw, threshold, scale, R, FULL, ACTIVATION, DROP)
+            s += score(h01, L, c2, w, p, operations, valid, W, seed, draw, threshold, scale, R, FULL, ACTIVATION, DROP)
             s += score(
-                h01, L, c2, w, p, operations, valid, W, seed, stream, threshold, scale, R, FULL, ACTIVATION, DROP
+                h10, L, c2, w, p, operations, valid, 2 * W, seed, draw, threshold, scale, R, FULL, ACTIVATION, DROP
             )
             s += score(
-                h10, L, c2, w, p, operations, valid, 2 * W, seed, stream, threshold, scale, R, FULL, ACTIVATION, DROP
-            )
-            s += score(
-                h11, L, c2, w, p, operations, valid, 3 * W, seed, stream, threshold, scale, R, FULL, ACTIVATION, DROP
+                h11, L, c2, w, p, operations, valid, 3 * W, seed, draw, threshold, scale, R, FULL, ACTIVATION, DROP
             )
     tl.store(LOGITS + p, s, mask=valid)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=[*PLAIN, "N"])
 def recompute_kernel(
     V, U, G, C1a, C2, c2, PRE, HIDDEN, H, pairs, N, K,
     R: tl.constexpr, RP: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr,
@@ -161,9 +159,39 @@ def recompute_kernel(
     store_rows(H, h + load_vector(c2, r, R, FULL)[None, :], p, valid, r, R, FULL)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=[*PLAIN, "N"])
+def hidden_kernel(
+    U, PRE, HIDDEN, pairs, N, K, R: tl.constexpr, BN: tl.constexpr, BR: tl.constexpr, ACTIVATION: tl.constexpr
+):
+    """From C1a (g ⊙ v) to pre, over it, and φ(pre), where the library multiplies."""
+    FULL: tl.constexpr = R % BR == 0
+    tile = tl.program_id(0)
+    r = tl.program_id(1) * BR + tl.arange(0, BR)
+    p = tile.to(tl.int64) * BN + tl.arange(0, BN)
+    valid = p < pairs
+    _, tokens = locate(tile, N, K, BN)
+    pre = load_rows(PRE, p, valid, r, R, FULL).to(tl.float32) + load_rows(U, tokens, valid, r, R, FULL).to(tl.float32)
+    store_rows(HIDDEN, activate(pre, ACTIVATION), p, valid, r, R, FULL)
+    tl.debug_barrier()  # every thread has read this tile of pre
+    store_rows(PRE, pre, p, valid, r, R, FULL)
+
+
+@triton.jit(do_not_specialize=[*PLAIN, "N"])
+def d_hidden_kernel(PRE, D_PRE, pairs, R: tl.constexpr, BN: tl.constexpr, BR: tl.constexpr, ACTIVATION: tl.constexpr):
+    """From dφ(pre) to d pre, over it, where the library multiplies."""
+    FULL: tl.constexpr = R % BR == 0
+    r = tl.program_id(1) * BR + tl.arange(0, BR)
+    p = tl.program_id(0).to(tl.int64) * BN + tl.arange(0, BN)
+    valid = p < pairs
+    pre = load_rows(PRE, p, valid, r, R, FULL).to(tl.float32)
+    d_hidden = load_rows(D_PRE, p, valid, r, R, FULL).to(tl.float32)
+    tl.debug_barrier()  # every thread has read this tile
+    store_rows(D_PRE, d_hidden * slope(pre, ACTIVATION), p, valid, r, R, FULL)
+
+
+@triton.jit(do_not_specialize=[*PLAIN, "N"])
 def gate_backward_kernel(
-    L, w, D_LOGITS, H, D_L, SUM_W, SUM_C2, seed, stream, threshold, scale, first, pairs, N, K,
+    L, w, D_LOGITS, H, D_L, SUM_W, SUM_C2, seed, draw, threshold, scale, first, pairs, N, K,
     R: tl.constexpr, BN: tl.constexpr, BR: tl.constexpr, ACTIVATION: tl.constexpr, DROP: tl.constexpr,
 ):  # fmt: skip
     """From ds to dh, which overwrites h. With π = h ⊙ l and dπ = ds w ⊙ mask ⊙ φ'(π):
@@ -183,7 +211,7 @@ def gate_backward_kernel(
     l = load_rows(L, operations, valid, r, R, FULL).to(tl.float32)
     ds = tl.load(D_LOGITS + p, mask=valid, other=0.0)[:, None]
     if DROP:
-        ds = ds * multipliers(seed, stream, threshold, scale, (first + p) * R + begin, BR, R % 4 == 0)
+        ds = ds * multipliers(seed, draw, threshold, scale, (first + p) * R + begin, BR, R % 4 == 0)
     product = h * l
     d_product = ds * load_vector(w, r, R, FULL)[None, :] * slope(product, ACTIVATION)
     dh = d_product * l
@@ -194,7 +222,7 @@ def gate_backward_kernel(
     tl.store(SUM_C2 + tile.to(tl.int64) * R + r, tl.sum(dh, 0), mask=r < R)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=[*PLAIN, "N"])
 def chain_backward_kernel(
     C1a, C2, PRE, D_PRE, D_H, pairs,
     R: tl.constexpr, RP: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr,
@@ -229,7 +257,7 @@ def chain_backward_kernel(
     store_rows(D_H, dx, p, valid, all_r, R, FULL)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=[*PLAIN, "N"])
 def reduce_kernel(
     V, G, D_X, D_PRE, D_L, SCALED, DV, DU, SUM_G, SUM_L, N, K,
     R: tl.constexpr, BN: tl.constexpr, BR: tl.constexpr,
@@ -238,9 +266,10 @@ def reduce_kernel(
     dg = Σ_n v ⊙ dx and dl = Σ_n D_L. SCALED takes g ⊙ v, the other factor of dC1a = Σ d preᵀ (g ⊙ v).
     """
     FULL: tl.constexpr = R % BR == 0
-    b, tile, tile_count = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.num_programs(1)
+    tile_count = (N + BN - 1) // BN
+    b, tile = (tl.program_id(0) // tile_count).to(tl.int64), tl.program_id(0) % tile_count
     n = tile * BN + tl.arange(0, BN)
-    r = tl.program_id(2) * BR + tl.arange(0, BR)
+    r = tl.program_id(1) * BR + tl.arange(0, BR)
     valid, inside = n < N, r < R
     v = load_rows(V, b * N + n, valid, r, R, FULL).to(tl.float32)
     dv = tl.zeros((BN, BR), tl.float32)

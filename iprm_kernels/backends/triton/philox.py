@@ -1,4 +1,4 @@
-"""The dropout multipliers of a tile, drawn in registers: the bits that `iprm_kernels.philox` defines.
+"""The dropout multipliers of a tile, drawn in registers: the bits that `iprm_kernels.philox` defines. And drop(x).
 
 Word e mod 4 of Philox block e div 4 belongs to element e. Where a tile's rows begin at multiples of four, a block is
 drawn once for its four elements; otherwise once for each element.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+
+from iprm_kernels.backends.triton.rounding import narrow
 
 
 @triton.jit
@@ -43,3 +45,13 @@ def multipliers(seed, stream, threshold, scale, starts, COLUMNS: tl.constexpr, A
         which = element % 4
         word = tl.where(which < 2, tl.where(which == 0, w0, w1), tl.where(which == 2, w2, w3))
         return of_keep(word, threshold, scale)
+
+
+@triton.jit(do_not_specialize=["draw", "threshold"])
+def dropout_kernel(X, Y, seed, draw, threshold, scale, count, BLOCK: tl.constexpr):
+    """BLOCK elements of the op of its own."""
+    starts = tl.program_id(0).to(tl.int64) * BLOCK + tl.zeros((1,), tl.int64)
+    e = starts[:, None] + tl.arange(0, BLOCK)[None, :]
+    x = tl.load(X + e, mask=e < count, other=0.0).to(tl.float32)
+    y = x * multipliers(seed, draw, threshold, scale, starts, BLOCK, True)
+    tl.store(Y + e, narrow(y, Y.dtype.element_ty), mask=e < count)

@@ -8,42 +8,46 @@ import triton.language as tl
 from iprm_kernels.backends.triton.activations import activate, slope
 from iprm_kernels.backends.triton.pairs import locate
 from iprm_kernels.backends.triton.philox import multipliers
-from iprm_kernels.backends.triton.tiles import load_rows, load_vector, store_rows
+from iprm_kernels.backends.triton.tiles import PLAIN, load_rows, load_vector, store_rows
 
 
-@triton.jit
+@triton.jit(do_not_specialize=[*PLAIN, "N"])
 def simple_logits_kernel(
-    KEYS, QUERY, w, LOGITS, seed, stream, threshold, scale, pairs, N, K,
+    KEYS, QUERY, w, LOGITS, seed, draw, threshold, scale, first, pairs, N, K,
     R: tl.constexpr, BN: tl.constexpr, BR: tl.constexpr, ACTIVATION: tl.constexpr, DROP: tl.constexpr,
+    OWN: tl.constexpr,
 ):  # fmt: skip
-    """One row of a tile is one pair, numbered as in `pairs.py`."""
+    """One row of a tile is one pair, numbered as in `pairs.py`; `first` is the number, in the whole batch, of the first
+    pair. With OWN every pair has a key of its own, which is h of execution = "full"."""
     FULL: tl.constexpr = R % BR == 0
     tile = tl.program_id(0)
     p = tile.to(tl.int64) * BN + tl.arange(0, BN)
     valid = p < pairs
     operations, tokens = locate(tile, N, K, BN)
+    rows = p if OWN else tokens
     s = tl.zeros((BN,), tl.float32)
     for begin in range(0, R, BR):
         r = begin + tl.arange(0, BR)
-        keys = load_rows(KEYS, tokens, valid, r, R, FULL).to(tl.float32)
+        keys = load_rows(KEYS, rows, valid, r, R, FULL).to(tl.float32)
         query = load_rows(QUERY, operations, valid, r, R, FULL).to(tl.float32)
         y = activate(keys * query, ACTIVATION)
         if DROP:
-            y *= multipliers(seed, stream, threshold, scale, p * R + begin, BR, R % 4 == 0)
+            y *= multipliers(seed, draw, threshold, scale, (first + p) * R + begin, BR, R % 4 == 0)
         s += tl.sum(y * load_vector(w, r, R, FULL)[None, :], 1)
     tl.store(LOGITS + p, s, mask=valid)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=[*PLAIN, "N"])
 def simple_backward_kernel(
-    KEYS, QUERY, w, D_LOGITS, D_KEYS, SUM_QUERY, SUM_W, seed, stream, threshold, scale, N, K,
+    KEYS, QUERY, w, D_LOGITS, D_KEYS, SUM_QUERY, SUM_W, seed, draw, threshold, scale, N, K,
     R: tl.constexpr, BN: tl.constexpr, BR: tl.constexpr, ACTIVATION: tl.constexpr, DROP: tl.constexpr,
 ):  # fmt: skip
     """Of one sample, BN tokens and BR columns: dκ whole, and this tile's part of the gradients of p and w."""
     FULL: tl.constexpr = R % BR == 0
-    b, tile, tile_count = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.num_programs(1)
+    tile_count = (N + BN - 1) // BN
+    b, tile = (tl.program_id(0) // tile_count).to(tl.int64), tl.program_id(0) % tile_count
     n = tile * BN + tl.arange(0, BN)
-    begin = tl.program_id(2) * BR
+    begin = tl.program_id(1) * BR
     r = begin + tl.arange(0, BR)
     valid, inside = n < N, r < R
     keys = load_rows(KEYS, b * N + n, valid, r, R, FULL).to(tl.float32)
@@ -56,7 +60,7 @@ def simple_backward_kernel(
         product = keys * query
         ds = tl.load(D_LOGITS + p, mask=valid, other=0.0)[:, None]
         if DROP:
-            ds = ds * multipliers(seed, stream, threshold, scale, p * R + begin, BR, R % 4 == 0)
+            ds = ds * multipliers(seed, draw, threshold, scale, p * R + begin, BR, R % 4 == 0)
         d_w += tl.sum(ds * activate(product, ACTIVATION), 0)
         d_product = ds * weight * slope(product, ACTIVATION)
         d_keys += d_product * query

@@ -1,4 +1,4 @@
-"""Loads of tiles from contiguous matrices; what lies outside reads as zero."""
+"""Loads of tiles from contiguous matrices; what lies outside reads as zero. And what a launch does not specialise."""
 
 from __future__ import annotations
 
@@ -6,6 +6,15 @@ import triton
 import triton.language as tl
 
 from iprm_kernels.backends.triton.rounding import narrow
+
+SIZES = ["K", "pairs", "first", "count"]
+DRAWS = [
+    "draw", "threshold", "product_stream", "operation_stream", "result_stream", "attention_stream",
+    "product_threshold", "value_threshold", "attention_threshold",
+]  # fmt: skip
+PLAIN = [*SIZES, *DRAWS]
+"""Integers that a kernel is not compiled anew for, be they 1, multiples of 16 or neither: what is compiled ahead of
+time is then what is launched, and a step with another stream is no other kernel."""
 
 
 @triton.jit

@@ -6,6 +6,7 @@ A part of the matrix; all of it is `python -m iprm_kernels.backends.triton.ahead
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 
 import pytest
@@ -16,22 +17,35 @@ if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter compiles nothing", allow_module_level=True)
 
 from iprm_kernels.backends.triton import ahead_of_time, configs
+from iprm_kernels.backends.triton.launch import KERNELS
+
+PADDED = [
+    (90, "bfloat16", 37), (100, "float32", 37), (80, "float16", 96), (100, "bfloat16", 192), (90, "float32", 200),
+    (80, "bfloat16", 320), (90, "bfloat16", 384), (100, "float16", 384),
+]  # fmt: skip
+
+
+def first(*args, **options) -> ahead_of_time.Case:
+    """A kernel at its fixed choice."""
+    return next(iter(ahead_of_time.cases_of(*args, **options)))
 
 
 def chosen() -> list[ahead_of_time.Case]:
-    """The fixed choices in bfloat16, every entry at R = 256, float32 at one width, all other kernels once for each
-    architecture."""
-    found = {}
-    for architecture in configs.ARCHITECTURES:
-        for dtype, widths in (("bfloat16", (128, 256, 512)), ("float32", (256,))):
-            for width in widths:
-                every = list(ahead_of_time.chain_cases(architecture, dtype, width))
-                first = {case.kernel: case for case in reversed(every)}
-                for case in every if width == 256 and architecture == 90 else first.values():
-                    found[case.label, str(case.constants)] = case
-        for case in ahead_of_time.other_cases(architecture, "bfloat16", 256):
-            found[case.label, str(case.constants)] = case
-    return list(found.values())
+    """Every entry at R = 256 in bfloat16 on sm_90, and the costliest activation; of the chains the fixed choice at
+    other widths, on the other architectures and in float32. Much else is compiled by test_launch.py."""
+    found = []
+    for kernel, function in KERNELS.items():
+        found += ahead_of_time.cases_of(kernel, 90, "bfloat16", 256)
+        if "ACTIVATION" in function.arg_names:
+            found.append(first(kernel, 90, "bfloat16", 256, activation="gelu"))
+    for kernel in configs.CHAINS:
+        found += [first(kernel, *point) for point in PADDED]
+        found += [first(kernel, architecture, "bfloat16", 256) for architecture in (80, 100)]
+        for architecture in configs.ARCHITECTURES:
+            found += [first(kernel, architecture, "bfloat16", width) for width in (128, 512)]
+            found.append(first(kernel, architecture, "float32", 256))
+    found += [first("logits", 90, dtype, width) for dtype in ("bfloat16", "float32") for width in (768, 1024)]
+    return found
 
 
 @pytest.mark.parametrize("case", chosen(), ids=lambda case: case.label.replace(" ", "-"))
@@ -40,44 +54,39 @@ def test_compiles_within_the_limits(case):
 
 
 def test_faults_are_found():
-    """A tile of 128 pairs at R = 512 needs more than there is of everything."""
-    (case, *_) = ahead_of_time.chain_cases(90, "bfloat16", 512)
-    case = ahead_of_time.Case(
-        case.kernel, case.function, 90, case.dtype, 512, case.constants | {"BN": 64}, case.warps, case.stages
-    )
-    assert any("spill" in fault for fault in ahead_of_time.compiled(case).faults)
+    """A tile of 64 pairs at R = 512 needs more than there is of everything."""
+    case = first("logits", 90, "bfloat16", 512)
+    entry = configs.Tile(64, 32, 0, 1, 8, 2).entry("logits")
+    assert any("spill" in fault for fault in ahead_of_time.compiled(dataclasses.replace(case, entry=entry)).faults)
 
 
-def of_one(case: ahead_of_time.Case) -> ahead_of_time.Case:
-    """The case with K, N and the counts equal to 1, which a launch turns into constants."""
-    ones = {name: 1 for name in ("K", "N", "pairs", "first", "count") if name in case.function.arg_names}
-    return dataclasses.replace(case, constants=case.constants | ones)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_compiles_with_absent_pointers_and_aligned_sizes(kernel):
+    assert not ahead_of_time.compiled(first(kernel, 80, "bfloat16", 256, on=False)).faults
 
 
-def plain() -> list[ahead_of_time.Case]:
-    """Every kernel once, with its switches off and absent pointers None."""
-    chains = {case.kernel: case for case in ahead_of_time.chain_cases(80, "bfloat16", 256)}  # the last: no dropout
-    return [*chains.values(), *ahead_of_time.other_cases(80, "bfloat16", 256, on=False)]
+@pytest.mark.parametrize("kernel", [kernel for kernel in KERNELS if ahead_of_time.variants(KERNELS[kernel])])
+def test_compiles_for_a_single_token(kernel):
+    """N = 1, or a count of 1, which a launch turns into a constant."""
+    case = first(kernel, 80, "bfloat16", 256)
+    ones = dict.fromkeys(ahead_of_time.variants(case.function), 1)
+    ahead_of_time.compiled(dataclasses.replace(case, others=case.others | ones))
 
 
-@pytest.mark.parametrize("case", plain(), ids=lambda case: case.kernel.replace(" ", "-"))
-def test_compiles_with_absent_pointers_and_sizes_of_one(case):
-    assert not ahead_of_time.compiled(case).faults
-    ahead_of_time.compiled(of_one(case))
+def test_only_what_masks_vectors_is_specialised():
+    found = {name: ahead_of_time.variants(function) for name, function in KERNELS.items()}
+    attention = {name: ["N"] for name in ("products", "pool", "d_tokens", "d_query", "slope")}
+    assert {name: integers for name, integers in found.items() if integers} == attention | {"dropout": ["count"]}
 
 
-@pytest.mark.parametrize("architecture", configs.ARCHITECTURES)
-@pytest.mark.parametrize("kernel", configs.KERNELS)
-def test_autotuning_is_pruned_to_the_list(kernel, architecture, monkeypatch):
-    monkeypatch.setattr(configs, "architecture_of", lambda device: architecture)
-    tuner = configs.tuned(kernel)
-    tuner.nargs = {"C1a": torch.empty(1, dtype=torch.bfloat16)}
-    chosen = [(c.kwargs, c.num_warps, c.num_stages) for c in tuner.prune_configs({"R": 256})]
-    tiles = configs.tiles(kernel, architecture, torch.bfloat16, 256)
-    assert chosen == [(t.config(kernel), t.warps, t.stages) for t in tiles]
-    assert tuner.cache_results
-
-
-def test_a_width_without_a_list_is_named():
-    with pytest.raises(ValueError, match="R: expected at most 1024 for the triton backend, got 1025"):
-        configs.tiles("logits", 90, torch.float32, 1025)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_lists(kernel, dtype):
+    """Blocks are powers of two, no entry comes twice, and few tokens get the fixed choice."""
+    for architecture, width in itertools.product((80, 86, 90, 100, 103, 120), (1, 16, 37, 128, 256, 300, 512)):
+        entries = configs.entries(kernel, architecture, dtype, width, 6, 196)
+        assert len(set(entries)) == len(entries) <= 3
+        blocks = [value for entry in entries for name, value in entry.constants if value and name != "PARTS"]
+        assert all(block & (block - 1) == 0 for block in blocks)
+        if kernel in ("products", "pool", "d_tokens", "d_query"):
+            assert len(configs.entries(kernel, architecture, dtype, width, 6, configs.FEW)) == 1

@@ -79,8 +79,10 @@ def test_every_tile_of_every_list(R, dtype, on, monkeypatch):
     monkeypatch.setenv("IPRM_TRITON_AUTOTUNE", "0")
     for tile in configs.every_tile():
         monkeypatch.setattr(configs, "INTERPRETED", tile)
+        configs.entries.cache_clear()
         torch.manual_seed(0)
         compare(on(core), want, inputs, dtype, "triton", **options)
+    configs.entries.cache_clear()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -93,6 +95,20 @@ def test_samples_in_chunks(dtype, on, monkeypatch):
     for samples in (1, 2):
         monkeypatch.setattr(execution, "BUFFER_BYTES", samples * 4 * 3 * 21 * 24 * dtype.itemsize)
         compare(on(core), want, inputs, dtype, "triton", **options)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", ["elu", "gelu"])
+def test_widths_whose_products_are_the_librarys(activation, dtype, on, monkeypatch):
+    """In one piece, and with buffers for two samples at a time."""
+    from iprm_kernels.backends.triton import configs, execution
+
+    core, want, make = test_execution.CORES["full"]
+    inputs, options = make(3, 2, 21, 40, 8), test_execution.options(3, 21, True, True)
+    monkeypatch.setattr(configs, "WIDEST", dict.fromkeys(configs.CHAINS, 32))
+    for size in (execution.BUFFER_BYTES, 2 * 4 * 2 * 21 * 40 * dtype.itemsize):
+        monkeypatch.setattr(execution, "BUFFER_BYTES", size)
+        compare(on(core), want, inputs, dtype, "triton", activation=activation, **options)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

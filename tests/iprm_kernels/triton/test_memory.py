@@ -14,17 +14,8 @@ from torch.utils._pytree import tree_leaves
 
 pytest.importorskip("triton.language")
 
-from iprm_kernels.backends.triton import (
-    attend,
-    compose,
-    composition,
-    configs,
-    dropout,
-    execution,
-    formation,
-    pairs,
-    simple,
-)  # fmt: skip
+from iprm_kernels.backends.triton import composition, configs, dropout, execution, formation, launch
+from iprm_kernels.backends.triton.configs import ROWS
 
 B, K, N, L, D, R, BLOCKS = 64, 6, 196, 24, 512, 256, 3
 PAIR_TENSOR = B * K * N * R * 2  # bytes, bfloat16
@@ -56,10 +47,7 @@ class Silent:
 
 @pytest.fixture(autouse=True)
 def no_launch(monkeypatch):
-    for room in (attend, compose, dropout, pairs, simple):
-        for name in [name for name in vars(room) if name.endswith("_kernel")]:
-            monkeypatch.setattr(room, name, Silent())
-    monkeypatch.setattr(configs, "KERNELS", dict.fromkeys(configs.KERNELS, Silent()))
+    monkeypatch.setattr(launch, "KERNELS", dict.fromkeys(launch.KERNELS, Silent()))
 
 
 def meta(*shape, dtype=torch.bfloat16):
@@ -93,17 +81,27 @@ def test_execution_forward():
     assert temporaries(execution.execution_simple, *simple_inputs, None, *OPTIONS, "elu") == {ATTENTION: 1}
 
 
+def test_execution_forward_of_a_wide_model():
+    """Where the library multiplies: three buffers for some samples, and the logits."""
+    R = 2 * configs.WIDEST["logits"]
+    keys, small, square, row = meta(B, N, R), meta(B, K, R), meta(R, R), meta(R)
+    inputs = (keys, keys, small, small, square, square, row, row, meta(B, N, D))
+    got = temporaries(execution.execution, *inputs, None, *OPTIONS, "elu")
+    (buffer,) = [size for size, count in got.items() if count == 3]
+    assert got == {ATTENTION: 1, buffer: 3}
+    assert 3 * buffer <= execution.BUFFER_BYTES < 3 * buffer + 3 * K * N * R * 2
+
+
 @pytest.mark.parametrize("samples", [64, 27, 1])
 def test_execution_backward(samples, monkeypatch):
     """Four buffers for some samples, their parts of the sums, and the weights' gradients in float32."""
     monkeypatch.setattr(execution, "BUFFER_BYTES", samples * 4 * K * N * R * 2)
     pooled, a = meta(B, K, D), meta(B, K, N, dtype=torch.float32)
     got = temporaries(execution.execution_backward, pooled, a, *pair_inputs(), a, *OPTIONS, "elu")
-    blocks = configs.column_blocks(R)
     want = Counter()
     for start in range(0, B, samples):
         count = min(samples, B - start)
-        tiles, rows = -(-N // blocks["BN"]), -(-count * K * N // blocks["BN"])
+        tiles, rows = -(-N // ROWS), -(-count * K * N // ROWS)
         want += Counter([4 * 2 * rows * R, 4 * 2 * R])  # the parts of dw and dc2, and their sum
         want += Counter([4 * 2 * count * tiles * K * R, 4 * 2 * count * K * R])  # those of dg and dl
         want += Counter([2 * R * R] * 2)  # what the library adds to dC1a and dC2 (float32 on a device)
@@ -129,7 +127,7 @@ def test_execution_simple_backward():
     a = meta(B, K, N, dtype=torch.float32)
     inputs = (meta(B, N, R), meta(B, K, R), meta(R), meta(B, N, D))
     got = temporaries(execution.execution_simple_backward, meta(B, K, D), a, *inputs, a, *OPTIONS, "elu")
-    tiles = -(-N // configs.column_blocks(R)["BN"])
+    tiles = -(-N // ROWS)
     assert got == Counter([ATTENTION, 4 * B * tiles * K * R, 4 * B * tiles * R, 4 * B * K * R, 4 * R])
     assert max(got) < PAIR_TENSOR / 8
 

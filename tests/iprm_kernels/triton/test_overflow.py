@@ -53,7 +53,7 @@ def test_execution(kind, last_only):
     from iprm_kernels.backends.triton import configs, execution
 
     N, R, D = 32, 64, 64
-    K = (configs.INTERPRETED.BN if kind == "full" else configs.column_blocks(R)["BN"]) // N
+    K = (configs.INTERPRETED.BN if kind == "full" else configs.ROWS) // N
     B = samples_for(N, R)
     torch.manual_seed(0)
     keys, others, tokens = (torch.randn(1, N, width).half() for width in (R, R, D))
@@ -129,9 +129,9 @@ def test_the_reductions_over_operations(last_only):
     def run(B, keys, dx, d_pre, d_l, g, ds):
         scaled, dv, du, d_keys = (torch.empty(B, N, R, dtype=torch.float16) for _ in range(4))
         parts = torch.empty(3, B, R)
-        pairs.reduce_kernel[(B, 1, 1)](keys, g, dx, d_pre, d_l, scaled, dv, du, *parts[:2], N, 1, **blocks)
+        pairs.reduce_kernel[(B, 1)](keys, g, dx, d_pre, d_l, scaled, dv, du, *parts[:2], N, 1, **blocks)
         out = [scaled[-1], dv[-1], du[-1], *parts[:2, -1]]
-        simple.simple_backward_kernel[(B, 1, 1)](
+        simple.simple_backward_kernel[(B, 1)](
             keys, g, row, ds, d_keys, *parts[1:], None, 0, 0, 1.0, N, 1, ACTIVATION="elu", DROP=False, **blocks
         )
         return [*out, d_keys[-1], *parts[1:, -1]]
@@ -144,10 +144,11 @@ def test_the_reductions_over_operations(last_only):
 
 def test_dropout_bits(last_only):
     """The element's number, too, is of 64 bits."""
-    from iprm_kernels.backends.triton import dropout
+    from iprm_kernels.backends.triton import configs, dropout
     from iprm_kernels.philox import scaled_mask
 
-    tail = BEYOND % dropout.BLOCK or dropout.BLOCK
+    tail = configs.entries("dropout", None, torch.float16, None, 1, 1)[0].arguments["BLOCK"]
+    assert BEYOND % tail == 0
     x = torch.empty(BEYOND, dtype=torch.float16)
     x[-tail:] = 1.0
     y = dropout.dropout(x, 0.3, SEED, 5)
@@ -156,8 +157,9 @@ def test_dropout_bits(last_only):
 
 
 def test_the_gradients_chains(last_only):
-    """One sample of more than 2^31 elements in the buffers, tile by tile from the end."""
-    from iprm_kernels.backends.triton import pairs
+    """One sample of more than 2^31 elements in the buffers, its last tile. Dropout goes by the number in the whole
+    batch, so the small call begins at that of the large call's last tile."""
+    from iprm_kernels.backends.triton import pairs, simple
 
     R, BN = 64, 32
     N = BEYOND // R // BN * BN
@@ -165,18 +167,62 @@ def test_the_gradients_chains(last_only):
     C1a, C2 = (torch.randn(R, R).half() / 8 for _ in range(2))
     row, g = torch.randn(R).half(), torch.randn(1, 1, R).half()
     ends = [torch.randn(BN, R).half() for _ in range(2)]
+    end_of_ds = torch.randn(BN)
 
     def big(tokens, end):
-        x = torch.empty(tokens, R, dtype=torch.float16)
+        x = torch.empty(tokens, *end.shape[1:], dtype=end.dtype)
         x[-BN:] = end
         return x
 
     def run(tokens):
         v, u = (big(tokens, end) for end in ends)
-        pre, hidden, h = (torch.empty(tokens, R, dtype=torch.float16) for _ in range(3))
-        tile = {"R": R, "RP": R, "BN": BN, "BC": 32, "BR": 0, "ACTIVATION": "elu", "PRECISION": "ieee"}
-        pairs.recompute_kernel[(tokens // BN,)](v, u, g, C1a, C2, row, pre, hidden, h, tokens, tokens, 1, **tile)
-        pairs.chain_backward_kernel[(tokens // BN,)](C1a, C2, pre, hidden, h, tokens, **tile)
-        return pre[-BN:], hidden[-BN:], h[-BN:]
+        ds, logits = big(tokens, end_of_ds), torch.empty(tokens)
+        pre, hidden, h, d_l = (torch.empty(tokens, R, dtype=torch.float16) for _ in range(4))
+        sums = torch.empty(2, tokens // BN, R)
+        made = []
+        tiles, first = tokens // BN, N - tokens
+        sizes = {"R": R, "BN": BN, "ACTIVATION": "elu"}
+        chain = sizes | {"RP": R, "BC": 32, "BR": 0, "PRECISION": "ieee"}
+        drop = {"seed": SEED, "draw": 5, "threshold": 2**23, "scale": 2.0, "DROP": True}
+        elements = sizes | {"BR": R}
+
+        def keep(*tensors):
+            made.extend(t[-BN:].clone() for t in tensors)
+
+        pairs.recompute_kernel[(tiles,)](v, u, g, C1a, C2, row, pre, hidden, h, tokens, tokens, 1, **chain)
+        keep(pre, hidden, h)
+        simple.simple_logits_kernel[(tiles,)](
+            h, g, row, logits, first=first, pairs=tokens, N=tokens, K=1, OWN=True, **elements, **drop
+        )
+        keep(logits)
+        pairs.gate_backward_kernel[(tiles, 1)](
+            g, row, ds, h, d_l, *sums, first=first, pairs=tokens, N=tokens, K=1, **elements, **drop
+        )
+        keep(h, d_l)
+        made.append(sums[:, -1].clone())
+        pairs.chain_backward_kernel[(tiles,)](C1a, C2, pre, hidden, h, tokens, **chain)
+        keep(pre, hidden, h)
+        pairs.hidden_kernel[(tiles, 1)](u, pre, hidden, tokens, tokens, 1, **elements)
+        keep(pre, hidden)
+        pairs.d_hidden_kernel[(tiles, 1)](pre, hidden, tokens, **elements)
+        keep(hidden)
+        return made
 
     assert all(torch.equal(one, other) for one, other in zip(run(N), run(BN), strict=True))
+
+
+def test_composition_backward(last_only):
+    from iprm_kernels.backends.triton import composition
+
+    K, D = 1, 256
+    B = samples_for(K, D)
+    torch.manual_seed(0)
+    q, f, a = torch.randn(1, K, D).half(), torch.randn(D).half(), torch.rand(1, K, 2 * K)
+    options = (f, False, None, 0, 0.0, 0.0, 0.0)
+
+    def run(q, a):
+        d_query, *lists, _ = composition.composition_backward(q, q, a, q, *([q, q],) * 3, options[0], a, *options[1:])
+        return [d_query, *(t for found in lists for t in found)]
+
+    large = run(promised(B, K, D, q[0]), promised(B, K, 2 * K, a[0]))
+    assert all(torch.equal(big[-1], one[0]) for big, one in zip(large, run(q, a), strict=True))

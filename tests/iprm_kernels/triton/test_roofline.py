@@ -13,7 +13,7 @@ pytest.importorskip("triton.language")
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from benchmarks import roofline
-from iprm_kernels.backends.triton import attend, compose, composition, configs, execution, formation, pairs
+from iprm_kernels.backends.triton import composition, execution, formation, launch
 
 SIZES = roofline.Sizes(B=64, K=6, N=196, L=24, D=512, r=2, W=2)
 
@@ -25,16 +25,13 @@ def launched(monkeypatch) -> Counter:
 
     class Counted:
         def __init__(self, name):
-            self.name = name.removesuffix("_kernel")
+            self.name = name
 
         def __getitem__(self, grid):
             counts[self.name] += 1
             return lambda *args, **options: None
 
-    for room in (attend, compose, pairs):
-        for name in [name for name in vars(room) if name.endswith("_kernel")]:
-            monkeypatch.setattr(room, name, Counted(name))
-    monkeypatch.setattr(configs, "KERNELS", {name: Counted(name) for name in configs.KERNELS})
+    monkeypatch.setattr(launch, "KERNELS", {name: Counted(name) for name in launch.KERNELS})
     return counts
 
 

@@ -1,0 +1,132 @@
+"""A Triton driver for a device that is not there: kernels are specialised and compiled as for a card, their launches
+recorded. Tensors are on the meta device and say that they are on CUDA, so whatever would wait for a device, or read
+what it computed, raises.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+
+from iprm_kernels.backends.triton import ahead_of_time, launch
+
+INTEGERS = {"i32": 2**31, "i64": 2**63}
+GRID_LIMIT = (2**31 - 1, 65535, 65535)
+PARAMETER_BYTES = 4096
+"""What a launch may pass on every architecture and driver."""
+
+
+@dataclass
+class Launch:
+    """One kernel launched: its name, grid, constants and argument types."""
+
+    kernel: str
+    grid: tuple[int, int, int]
+    constants: dict
+    signature: dict
+    metadata: object
+    args: dict
+
+
+@dataclass
+class Driver:
+    """Stands in for the CUDA driver of one architecture. `seconds` gives the time that a benchmark reports."""
+
+    architecture: int
+    launches: list[Launch] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    benchmarks: int = 0
+    seconds: object = None
+
+    @property
+    def utils(self):
+        return self
+
+    def get_current_target(self):
+        return GPUTarget("cuda", self.architecture, 32)
+
+    def get_current_device(self):
+        return f"sm_{self.architecture}"  # the key of the compiled kernels, which no real device has
+
+    def get_current_stream(self, device):
+        return 0
+
+    def get_device_properties(self, device):
+        return {"max_shared_mem": ahead_of_time.SHARED_LIMIT[self.architecture]}
+
+    def load_binary(self, name, cubin, shared, device):
+        """(module, function, registers, spills, threads); without a module nothing is unloaded at the end."""
+        registers, counts = ahead_of_time.read(cubin, code=False)
+        if spilled := counts["LDL"] + counts["STL"]:
+            self.faults.append(f"{name} sm_{self.architecture}: {spilled} spill instructions")
+        threads = ahead_of_time.REGISTERS // (-(-registers // 8) * 8) // 32 * 32
+        return None, name, registers, spilled, min(1024, threads)
+
+    def launcher_cls(self, source, metadata):
+        return lambda *args: active().record(source, metadata, *args)
+
+    def record(self, source, metadata, x, y, z, stream, function, packed, about, enter, leave, *args):
+        """What the launcher in C does with its arguments, and what the driver refuses."""
+        grid, signature = (x, y, z), source.signature
+        name = source.fn.__name__
+        if not all(isinstance(n, int) and 0 < n <= limit for n, limit in zip(grid, GRID_LIMIT, strict=True)):
+            self.faults.append(f"{name}: grid {grid}")
+        if metadata.global_scratch_size:
+            self.faults.append(f"{name}: needs {metadata.global_scratch_size} bytes of scratch memory")
+        assert len(args) == len(signature)
+        size = sum(parameter(kind, value) for kind, value in zip(signature.values(), args, strict=True))
+        if size > PARAMETER_BYTES:
+            self.faults.append(f"{name}: {size} bytes of parameters")
+        named = dict(zip(signature, args, strict=True))
+        constants = {key: value for key, value in named.items() if signature[key] == "constexpr"}
+        self.launches.append(Launch(name.removesuffix("_kernel"), grid, constants, signature, metadata, named))
+
+    def get_benchmarker(self):
+        def benchmark(call, quantiles):
+            driver, before = active(), len(active().launches)
+            call()
+            (made,) = driver.launches[before:]
+            del driver.launches[before:]
+            driver.benchmarks += 1
+            time = driver.seconds(made) if driver.seconds else 1.0
+            return [time] * len(quantiles)
+
+        return benchmark
+
+
+def parameter(kind, value) -> int:
+    """The bytes of one kernel parameter, after a check that the value is of its type."""
+    if kind == "constexpr":
+        return 0
+    if isinstance(kind, tuple):
+        return sum(parameter(k, v) for k, v in zip(kind, value, strict=True))
+    if kind.startswith("*"):
+        assert isinstance(value, torch.Tensor), (kind, value)
+        return 8
+    if kind == "fp32":
+        assert isinstance(value, float)
+        return 4
+    assert type(value) is int, (kind, value)
+    assert -INTEGERS[kind] <= value < INTEGERS[kind], (kind, value)
+    return 4 if kind == "i32" else 8
+
+
+def active() -> Driver:
+    return triton.runtime.driver.active
+
+
+def install(monkeypatch, architecture: int) -> Driver:
+    """The driver, in place until the test ends."""
+    driver = Driver(architecture)
+    launch.tuned.cache_clear()
+    monkeypatch.setattr(triton.runtime.driver, "_active", driver)
+    monkeypatch.setattr(launch, "architecture_of", lambda device: active().architecture)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda self: True))
+    address = lambda self: 2**20 + self.storage_offset() * self.element_size()  # noqa: E731
+    monkeypatch.setattr(torch.Tensor, "data_ptr", address)
+    return driver

@@ -1,0 +1,235 @@
+"""The launch code of every op through Triton's own launch: arguments specialised, kernels compiled, no device.
+
+What a first run on a card could stumble over: arguments of a wrong type or too many, a grid beyond its limits, too much
+shared memory or too many threads (which Triton refuses on loading), spills, a synchronisation, the autotuner misused.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+pytest.importorskip("triton.language")
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("the interpreter launches nothing", allow_module_level=True)
+
+import stub_driver
+
+from iprm_kernels.backends.triton import configs, execution, launch, ops
+
+
+class Sizes(NamedTuple):
+    B: int
+    K: int
+    N: int
+    L: int
+    D: int
+    R: int
+    blocks: int
+    dtype: torch.dtype
+    full: bool  # masks, dropout and gradients of the attention, or none of them
+
+
+PAPER = Sizes(64, 6, 196, 24, 512, 256, 3, torch.bfloat16, True)
+ODD = Sizes(3, 5, 61, 7, 37, 19, 2, torch.float32, False)
+ODD_HALF = Sizes(2, 7, 81, 9, 99, 37, 2, torch.float16, True)
+ONE = Sizes(1, 1, 1, 1, 1, 1, 1, torch.bfloat16, False)
+EVEN = Sizes(16, 16, 256, 32, 256, 128, 3, torch.float16, False)
+MANY = Sizes(2, 32, 576, 48, 768, 384, 4, torch.float32, True)
+WIDE = Sizes(4, 6, 196, 24, 1536, 1536, 2, torch.bfloat16, True)
+
+
+@pytest.fixture(autouse=True)
+def fixed_choice(monkeypatch):
+    monkeypatch.setenv("IPRM_TRITON_AUTOTUNE", "0")
+
+
+def meta(*shape, dtype):
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def calls(s: Sizes) -> dict:
+    """Every op, forward and backward, as a call without arguments."""
+    B, K, N, L, D, R, blocks, dtype, full = s
+    p, seed, step = (0.1, meta(1, dtype=torch.int64), 3) if full else (0.0, None, 0)
+
+    def t(*shape):
+        return meta(*shape, dtype=dtype)
+
+    def attention(columns):
+        return meta(B, K, columns, dtype=torch.float32)
+
+    def given(columns, kind):
+        return {"mask": meta(B, columns, dtype=torch.bool), "gradient": attention(columns)}[kind] if full else None
+
+    state, gate, tail = t(B, K, D), t(D), (seed, step, p, p, "elu")
+    pairs = (t(B, N, R), t(B, N, R), t(B, K, R), t(B, K, R), t(R, R), t(R, R), t(R), t(R), t(B, N, D))
+    plain = (t(B, N, R), t(B, K, R), t(R), t(B, N, D))
+    window = ([t(B, K, D) for _ in range(blocks)],) * 3
+    text = (state, t(B, L, D), gate)
+    composed = (full, seed, step, p, p, p)
+    columns = attention(K * blocks)
+    return {
+        "dropout": lambda: ops.dropout(t(B, N, D), 0.3, meta(1, dtype=torch.int64), 16),
+        "formation": lambda: ops.formation(*text, given(L, "mask"), seed, step, p),
+        "formation_backward": lambda: ops.formation_backward(
+            state, given(L, "gradient"), *text, attention(L), seed, step, p
+        ),
+        "execution": lambda: ops.execution(*pairs, given(N, "mask"), *tail),
+        "execution_backward": lambda: ops.execution_backward(state, given(N, "gradient"), *pairs, attention(N), *tail),
+        "execution_simple": lambda: ops.execution_simple(*plain, given(N, "mask"), *tail),
+        "execution_simple_backward": lambda: ops.execution_simple_backward(
+            state, given(N, "gradient"), *plain, attention(N), *tail
+        ),
+        "composition": lambda: ops.composition(state, *window, gate, *composed),
+        "composition_backward": lambda: ops.composition_backward(
+            state, state, columns if full else None, state, *window, gate, columns, *composed
+        ),
+    }
+
+
+@pytest.mark.parametrize("op", calls(ONE))
+@pytest.mark.parametrize(
+    ("architecture", "sizes"),
+    [(90, PAPER), (80, PAPER), (100, PAPER), (90, EVEN), (90, ODD), (100, ODD_HALF), (80, ONE), (80, MANY), (90, WIDE)],
+    ids=["paper", "paper-sm_80", "paper-sm_100", "even", "odd", "odd-half-sm_100", "one-sm_80", "many-sm_80", "wide"],
+)
+def test_launches(architecture, sizes, op, monkeypatch):
+    driver = stub_driver.install(monkeypatch, architecture)
+    calls(sizes)[op]()
+    assert driver.launches
+    assert not driver.faults
+    assert all(made.metadata.enable_fp_fusion for made in driver.launches)
+
+
+@pytest.mark.parametrize("op", calls(ONE))
+@pytest.mark.parametrize("sizes", [PAPER._replace(B=70_001, N=36), PAPER._replace(B=1, N=4_000_004)])
+def test_large_grids(sizes, op, monkeypatch):
+    """More samples than the second and third index of a grid reach, and more tokens than 65535 tiles hold."""
+    driver = stub_driver.install(monkeypatch, 90)
+    monkeypatch.setattr(execution, "BUFFER_BYTES", 2**40)
+    calls(sizes)[op]()
+    assert driver.launches
+    assert not driver.faults
+
+
+def test_a_launch_is_compiled_once_for_all_steps_and_rates(monkeypatch):
+    """Streams, thresholds and the first pair's number are no constants."""
+    driver = stub_driver.install(monkeypatch, 90)
+    s = PAPER._replace(B=2)
+    hashes = set()
+    for step in (0, 1, 2):
+        for p in (2.0**-24, 0.1, 0.5):
+            inputs = [meta(2, s.N, s.R, dtype=s.dtype), meta(2, s.K, s.R, dtype=s.dtype), meta(s.R, dtype=s.dtype)]
+            seed = meta(1, dtype=torch.int64)
+            ops.execution_simple(*inputs, meta(2, s.N, s.D, dtype=s.dtype), None, seed, step, p, p, "elu")
+            hashes |= {(made.kernel, made.metadata.hash) for made in driver.launches}
+    assert len(hashes) == 2
+
+
+@pytest.fixture
+def tuning(monkeypatch, tmp_path):
+    """The driver with tuning on and no choice on disk; the last configuration of a list is the fastest."""
+    monkeypatch.setenv("IPRM_TRITON_AUTOTUNE", "1")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    driver = stub_driver.install(monkeypatch, 90)
+    driver.seconds = lambda made: -driver.benchmarks
+    yield driver
+    launch.tuned.cache_clear()
+
+
+def chosen(made: stub_driver.Launch) -> dict:
+    """The blocks and warps of a launch, under the names of `Entry.arguments`."""
+    return made.constants | {"num_warps": made.metadata.num_warps, "num_stages": made.metadata.num_stages}
+
+
+def test_every_op_under_the_autotuner(tuning):
+    """Once through all: each launch is the last entry of its list, and the second time nothing is timed."""
+    s = PAPER._replace(B=2)
+    for run in (1, 2):
+        for call in calls(s).values():
+            call()
+        assert not tuning.faults
+        if run == 1:
+            first, tuning.launches = tuning.launches, []
+            timed = tuning.benchmarks
+    assert timed > 20
+    assert tuning.benchmarks == timed
+    names = {function.__name__.removesuffix("_kernel"): name for name, function in launch.KERNELS.items()}
+    for made, again in zip(first, tuning.launches, strict=True):
+        width = made.constants.get("R") or made.constants.get("D")
+        N = made.args.get("N", 1)
+        entries = configs.entries(names[made.kernel], 90, s.dtype, width, s.K, N)
+        assert entries[-1].arguments.items() <= chosen(made).items()
+        assert chosen(made) == chosen(again)
+
+
+def chain_backward(N: int, dtype=torch.bfloat16, R: int = 256) -> None:
+    """A kernel that overwrites an argument; it has no N, which `logits` has."""
+    buffer, weight = meta(4 * N, R, dtype=dtype), meta(R, R, dtype=dtype)
+    launch.over_pairs("chain_backward", weight, weight, *[buffer] * 3, pairs=4 * N, R=R, ACTIVATION="elu")
+
+
+def logits(N: int, K: int = 4, dtype=torch.bfloat16, R: int = 256) -> None:
+    inputs = Sizes(1, K, N, 1, 16, R, 1, dtype, False)
+    calls(inputs)["execution"]()
+
+
+def test_tuned_once_for_each_size_and_dtype(tuning):
+    def timed(**options):
+        before = tuning.benchmarks
+        logits(**options)
+        made = [launched for launched in tuning.launches if launched.kernel == "logits"]
+        return tuning.benchmarks - before, chosen(made[-1])
+
+    count = len(configs.entries("logits", 90, torch.bfloat16, 256, 4, 60))
+    assert timed(N=60)[0] == count
+    assert timed(N=60)[0] == 0
+    assert timed(N=61)[0] == count
+    assert timed(N=60, K=5)[0] == count
+    assert timed(N=60, dtype=torch.float16)[0] == count
+    number, choice = timed(N=60, R=128)
+    entries = configs.entries("logits", 90, torch.bfloat16, 128, 4, 60)
+    assert number == len(entries)
+    assert entries[-1].arguments.items() <= choice.items()
+
+
+def test_the_choice_is_kept_on_disk(tuning):
+    logits(N=60)
+    before, choice = tuning.benchmarks, [chosen(made) for made in tuning.launches]
+    launch.tuned.cache_clear()  # as a new process would begin
+    logits(N=60)
+    assert tuning.benchmarks == before > 0
+    assert [chosen(made) for made in tuning.launches[len(choice) :]] == choice
+
+
+class Copies(TorchDispatchMode):
+    """Counts clones and copies in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.clones = self.restored = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.clones += function is torch.ops.aten.clone.default
+        self.restored += function is torch.ops.aten.copy_.default
+        return function(*args, **(kwargs or {}))
+
+
+def test_what_is_overwritten_is_restored(tuning):
+    with Copies() as copies:
+        chain_backward(60)
+    assert copies.clones == copies.restored == tuning.benchmarks > 1
+
+
+def test_without_tuning_nothing_is_timed(tuning, monkeypatch):
+    monkeypatch.setenv("IPRM_TRITON_AUTOTUNE", "0")
+    for call in calls(PAPER._replace(B=2)).values():
+        call()
+    assert tuning.benchmarks == 0
+    made = next(made for made in tuning.launches if made.kernel == "logits")
+    assert configs.entries("logits", 90, torch.bfloat16, 256, 6, 196)[0].arguments.items() <= chosen(made).items()
