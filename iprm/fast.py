@@ -86,6 +86,7 @@ class Execution(reference.Execution):
     def prepare(self, V: Tensor, drop: Draw) -> Tensor | Look:
         """Without visual dropout the keys do not depend on the step: they are made once."""
         c = self.config
+        V = V.contiguous()  # once, or every step would copy other strides
         if drop.rate(c.visual_dropout) > 0.0:
             return V
         if c.execution == "simple":

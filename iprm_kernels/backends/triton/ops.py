@@ -45,7 +45,7 @@ def unsupported(device: torch.device, dtype: torch.dtype) -> str | None:
     if device.type != "cuda" and not (device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"):
         return f"its kernels run on CUDA devices, not on {device.type} (but for TRITON_INTERPRET=1 on the CPU)"
     if dtype not in DTYPES:
-        return f"no {str(dtype).removeprefix('torch.')} kernels"
+        return f"it has no kernels for {dtype}"
     return None
 
 

@@ -15,6 +15,8 @@ sys.path[:0] = [str(p) for p in (TESTS / "iprm", TESTS / "iprm_kernels") if str(
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic algorithms ask for on a device
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
+from device_cores import on, poisoned  # noqa: E402, F401
+
 
 @pytest.fixture(scope="session")
 def device() -> torch.device:
@@ -35,8 +37,5 @@ def interpreted() -> None:
 
 
 @pytest.fixture
-def poisoned():
-    """Uninitialised memory is NaN."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
+def backend() -> str:
+    return "triton"
