@@ -5,10 +5,10 @@
     python -m benchmarks.cuda_static --built                      reads the installed extension, compiles nothing
 
 Flags and sources are those of the build. Registers are what ptxas reports; instructions are read from the machine code
-with nvdisasm, which Triton carries. Shared memory is dynamic: a launch asks for what the sizes need, within what the
-device says a block may have, so that the machine code tells of static arrays alone. The exit status is 1 where a
-register is spilled to memory (LDL, STL), a bfloat16 or float16 kernel of matrix products has no tensor-core
-instruction, there is a static array, or one of the kernels of products is missing.
+with nvdisasm, which Triton carries. Shared memory is dynamic and counted by the layouts that the kernels carve
+(cuda_shared.cu), at R = 256, 512 and 1024; `-` is more than the architecture has, where a launch takes a smaller tile.
+The exit status is 1 where a register is spilled to memory (LDL, STL), a bfloat16 or float16 kernel of matrix products
+has no tensor-core instruction, there is a static array, no tile fits at R = 1024, or a kernel of products is missing.
 """
 
 from __future__ import annotations
@@ -26,12 +26,14 @@ from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import build_cuda
 
 ROOT = Path(__file__).resolve().parents[1]
 KERNELS = ROOT / build_cuda.SOURCES
+SHARED = Path(__file__).with_name("cuda_shared.cu")
 ARCHITECTURES = tuple(int(name.replace(".", "")) for name in build_cuda.ARCHITECTURES)
 PRODUCTS = ("logits_kernel", "gradients_kernel", "steps_kernel")
 """The kernels that multiply matrices, on tensor cores in 16 bits."""
@@ -40,6 +42,8 @@ RESERVED = 1024
 """Bytes that are the system's where a kernel uses shared memory, and are reported with its own from sm_90 on."""
 SHARED_LIMIT = {80: 163, 90: 227, 100: 227}
 """KiB that one block may ask for (CUDA C++ programming guide, compute capabilities 8.0, 9.0, 10.0)."""
+SMALLEST = "16"
+"""The tile of pairs that must fit at every width."""
 TENSOR_CORES = ("HMMA", "HGMMA", "UTCHMMA")
 
 
@@ -91,11 +95,20 @@ class Kernel:
         return dict(sorted(widths.items(), key=lambda item: (item[0].startswith("async"), -int(item[0].split()[-1]))))
 
     @property
+    def memory(self) -> list[float | None]:
+        """KiB of shared memory at R = 256, 512 and 1024; None for more than a block may have."""
+        limit = SHARED_LIMIT.get(self.architecture, min(SHARED_LIMIT.values()))
+        sizes = [size / 1024 for size in shared_memory().get(self.label, (0, 0, 0))]
+        return [size if size <= limit else None for size in sizes]
+
+    @property
     def faults(self) -> list[str]:
         """What is wrong with it."""
         found = [f"{self.spilled} spill instructions"] if self.spilled else []
         if self.name in PRODUCTS and self.dtype != "float32" and not self.tensor_cores:
             found.append("no tensor cores")
+        if self.name in PRODUCTS and SMALLEST in self.parameters and None in self.memory:
+            found.append("too much shared memory")
         if self.shared:
             found.append(f"{self.shared} bytes of static shared memory")
         return found
@@ -122,6 +135,16 @@ def output(*command: str, cwd: Path | None = None) -> str:
     if run.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{run.stderr}")
     return run.stdout
+
+
+@cache
+def shared_memory() -> dict[str, tuple[int, ...]]:
+    """Bytes that a launch of each kernel asks for at three widths, by label."""
+    with tempfile.TemporaryDirectory() as folder:
+        program = str(Path(folder, "shared"))
+        output(build_cuda.nvcc(), "-std=c++17", f"-I{KERNELS}", str(SHARED), "-o", program)
+        lines = output(program).splitlines()
+    return {label: tuple(map(int, sizes.split())) for label, sizes in (line.split(":") for line in lines)}
 
 
 def compile_one(source: Path, architecture: int, folder: Path) -> Path:
@@ -207,8 +230,9 @@ def row(kernel: Kernel) -> str:
         f"{code} {kernel.instructions[code]}" for code in (*TENSOR_CORES, "FFMA") if kernel.instructions[code]
     )
     loads = ", ".join(f"{count}x{width}" for width, count in kernel.loads.items())
+    memory = "".join(f"{'-' if size is None else f'{size:.0f}':>4}" for size in kernel.memory)
     return (
-        f"{kernel.label:<36} sm_{kernel.architecture:<3} {kernel.registers:>4} registers {kernel.stack:>4} B stack "
+        f"{kernel.label:<36} sm_{kernel.architecture:<3} {kernel.registers:>4} registers {memory} KiB shared "
         f"{kernel.spilled:>4} spills  {cores:<22} loads {loads}  {'; '.join(kernel.faults)}"
     ).rstrip()
 

@@ -9,6 +9,7 @@ from iprm_kernels.dropout import dropout
 from iprm_kernels.dropped_execution import execution_dropped, execution_simple_dropped
 from iprm_kernels.execution import execution, execution_simple
 from iprm_kernels.formation import formation
+from iprm_kernels.steps import steps
 
 __all__ = [
     "composition",
@@ -19,4 +20,5 @@ __all__ = [
     "execution_simple_dropped",
     "formation",
     "reasons",
+    "steps",
 ]

@@ -1,5 +1,6 @@
 // Launches of execution = "full".
 #include "execution.cuh"
+#include "grid.cuh"
 
 namespace iprm::cuda {
 namespace {
@@ -39,13 +40,6 @@ SharedSize tile_memory(int64_t R) {
     return arena.size();
 }
 
-size_t block_memory() {
-    int device = 0, bytes = 0;
-    cudaGetDevice(&device);
-    cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-    return static_cast<size_t>(bytes);
-}
-
 template <int BN>
 struct TileTag {
     static constexpr int value = BN;
@@ -57,7 +51,7 @@ struct TileTag {
 template <class T, class F>
 auto with_tile(int64_t R, int64_t pairs, F&& f) {
     const int64_t wanted = 2 * multiprocessors();
-    const size_t most = block_memory();
+    const size_t most = shared_limit();
     if (tile_memory<T, 64>(R).device <= most && (pairs + 63) / 64 >= wanted) return f(TileTag<64>{});
     if (tile_memory<T, 32>(R).device <= most && (pairs + 31) / 32 >= wanted) return f(TileTag<32>{});
     return f(TileTag<16>{});
@@ -82,7 +76,7 @@ int64_t most_width(Dtype dtype) {
     return with_dtype(dtype, [](auto type) {
         using T = typename decltype(type)::type;
         constexpr int64_t kStep = TileShape<T, 16>::kDepth;
-        const size_t most = block_memory();
+        const size_t most = shared_limit();
         int64_t R = 0;
         while (tile_memory<T, 16>(R + kStep).device <= most) R += kStep;
         return R;

@@ -1,4 +1,4 @@
-// Launches whose blocks take items in turn.
+// Launches whose blocks take items in turn, and the shared memory of a launch.
 #pragma once
 
 #include "platform.cuh"
@@ -15,6 +15,14 @@ SharedSize size_of() {
     Arena arena(nullptr);
     Layout layout(arena);
     return arena.size();
+}
+
+// Bytes of shared memory that a block may have on the current device.
+inline size_t shared_limit() {
+    int device = 0, bytes = 0;
+    cudaGetDevice(&device);
+    cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    return static_cast<size_t>(bytes);
 }
 
 // Each item begins with a barrier before it writes shared memory.

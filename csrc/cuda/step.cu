@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "grid.cuh"
 #include "step.cuh"
 
 namespace iprm::cuda {
@@ -154,13 +155,6 @@ SharedSize shared_size(const Plan& p) {
         most = {std::max(most.device, size.device), std::max(most.host, size.host)};
     }
     return most;
-}
-
-size_t shared_limit() {
-    int device = 0, bytes = 0;
-    cudaGetDevice(&device);
-    cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-    return static_cast<size_t>(bytes);
 }
 
 template <class T>
