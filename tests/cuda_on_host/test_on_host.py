@@ -12,7 +12,7 @@ from pathlib import Path
 import build_on_host as build
 import pytest
 
-TESTS = Path(__file__).resolve().parents[1] / "iprm_kernels" / "cuda"
+TESTS = Path(__file__).resolve().parents[1] / "iprm_kernels" / "backends" / "cuda"
 CORES, STEPS = ("test_cuda_cores.py",), ("test_cuda_steps.py",)
 EVERYTHING = sorted(path.name for path in TESTS.glob("test_*.py"))
 # Neither of these runs a kernel on values that others do not, and the compiler's processes would be sanitized too.

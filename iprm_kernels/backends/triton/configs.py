@@ -63,13 +63,13 @@ WIDEST_ODD = 512
 _FLOAT = {
     128: [Tile(32, 32, 32, 1, 4, 2), Tile(32, 32, 32, 1, 8, 2)],
     256: [Tile(32, 32, 32, 1, 8, 3), Tile(16, 32, 32, 1, 8, 2)],
-    512: [Tile(16, 32, 32, 1, 8, 2)],
+    512: [Tile(16, 16, 32, 1, 8, 2)],
     1024: [Tile(16, 16, 32, 1, 8, 1)],
 }
 _HALF = {
     80: {
         128: [Tile(64, 32, 0, 2, 4, 2), Tile(128, 32, 0, 4, 8, 2), Tile(64, 64, 0, 1, 8, 2)],
-        256: [Tile(64, 32, 0, 1, 8, 2), Tile(128, 32, 0, 4, 8, 2), Tile(32, 32, 0, 2, 4, 2)],
+        256: [Tile(64, 32, 0, 1, 8, 2), Tile(32, 32, 0, 2, 4, 2)],
         512: [Tile(32, 32, 0, 1, 8, 2)],
         1024: [Tile(16, 16, 0, 1, 8, 2)],
     },
@@ -100,10 +100,15 @@ _ODD = {
     512: [Tile(16, 32, 0, 1, 8, 2)],
 }
 _PADDED_FLOAT = {
-    128: [Tile(16, 32, 32, 1, 4, 2)],
+    128: [Tile(16, 16, 32, 1, 4, 2)],
     256: [Tile(16, 32, 32, 1, 8, 2)],
-    512: [Tile(16, 32, 32, 1, 8, 2)],
+    512: [Tile(16, 16, 32, 1, 8, 2)],
     1024: [Tile(16, 16, 32, 1, 8, 1)],
+}
+_ODD_FLOAT = {
+    128: [Tile(16, 32, 32, 1, 8, 2)],
+    256: [Tile(16, 32, 32, 1, 8, 2)],
+    512: [Tile(16, 16, 32, 1, 8, 2)],
 }
 INTERPRETED = Tile(64, 64, 0, 2, 4, 1)
 
@@ -116,16 +121,17 @@ def is_fused(chain: str, width: int) -> bool:
 def tiles(architecture: int, dtype: torch.dtype, R: int) -> list[Tile]:
     """The configurations of a chain that may be launched, the fixed choice first, of a width that is fused."""
     width = next(width for width in (128, 256, 512, 1024) if width >= R)
-    if width != R:
-        return (_PADDED_FLOAT if dtype == torch.float32 else _ODD if R % 16 else _PADDED)[width]
-    return _FLOAT[width] if dtype == torch.float32 else _HALF[family(architecture)][width]
+    if dtype == torch.float32:
+        lists = _FLOAT if width == R else _ODD_FLOAT if R % 16 else _PADDED_FLOAT
+    else:
+        lists = _HALF[family(architecture)] if width == R else _ODD if R % 16 else _PADDED
+    return lists[width]
 
 
 def every_tile() -> list[Tile]:
     """All configurations of all lists."""
-    lists = (*_FLOAT.values(), *_PADDED.values(), *_ODD.values(), *_PADDED_FLOAT.values())
-    lists += tuple(entries for architecture in _HALF.values() for entries in architecture.values())
-    return sorted({tile for entries in lists for tile in entries})
+    families = (_FLOAT, _PADDED_FLOAT, _ODD_FLOAT, _PADDED, _ODD, *_HALF.values())
+    return sorted({tile for lists in families for entries in lists.values() for tile in entries})
 
 
 def family(architecture: int) -> int:

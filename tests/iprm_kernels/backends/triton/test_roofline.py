@@ -10,7 +10,7 @@ import pytest
 import torch
 
 pytest.importorskip("triton.language")
-sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[4]))
 
 from benchmarks import roofline
 from iprm_kernels.backends.triton import composition, execution, formation, launch

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-TESTS = Path(__file__).resolve().parents[2]
+TESTS = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(p) for p in (TESTS / "iprm", TESTS / "iprm_kernels") if str(p) not in sys.path]
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic algorithms ask for on a device
