@@ -218,16 +218,22 @@ class IPRM(reference.IPRM):
     ) -> Tensor | tuple[Tensor, Attention]:
         """`iprm.reference.IPRM.forward`."""
         inputs = (language, summary, visual, language_mask, visual_mask)
-        run = functools.partial(self._run, return_attention=return_attention)
+        run = functools.partial(super().forward, return_attention=return_attention)
         if self.graphs is None or self._drops() or not self.graphs.serves(inputs):
             return run(*inputs)
         return self.graphs(run, inputs, self.parameters(), return_attention)
 
-    def _run(self, *inputs: Tensor | None, return_attention: bool) -> Tensor | tuple[Tensor, Attention]:
-        self._check(*inputs)
-        if torch.is_grad_enabled() or self._drops() or self.whole(*inputs) is not None:
-            return super().forward(*inputs, return_attention=return_attention)
-        language, summary, visual, language_mask, visual_mask = inputs
+    def _run(
+        self,
+        language: Tensor,
+        summary: Tensor,
+        visual: Tensor,
+        language_mask: Tensor | None,
+        visual_mask: Tensor | None,
+        return_attention: bool,
+    ) -> Tensor | tuple[Tensor, Attention]:
+        if torch.is_grad_enabled() or self._drops() or self.whole(language, summary, visual) is not None:
+            return super()._run(language, summary, visual, language_mask, visual_mask, return_attention)
         c, look = self.config, self.execution.prepare(visual, Draw(None))
         operations, results, *attention = steps(
             *self.memory(summary, visual),

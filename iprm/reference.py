@@ -393,7 +393,20 @@ class IPRM(nn.Module):
         Raises:
             ValueError: a wrong shape, dtype or device; names the argument, what was expected and what came.
         """
-        self._check(language, summary, visual, language_mask, visual_mask)
+        inputs = (language, summary, visual, language_mask, visual_mask)
+        self._check(*inputs)
+        return self._run(*inputs, return_attention)
+
+    def _run(
+        self,
+        language: Tensor,
+        summary: Tensor,
+        visual: Tensor,
+        language_mask: Tensor | None,
+        visual_mask: Tensor | None,
+        return_attention: bool,
+    ) -> Tensor | tuple[Tensor, Attention]:
+        """`forward` on inputs that have been checked."""
         c = self.config
         draw = Draw(draw_seed(visual.device) if self._drops() else None, backend=self.backend)
         past = [self.memory(summary, visual)]

@@ -1,5 +1,5 @@
-// Sums and maxima over a warp or a block, always in the same order. All threads take part and all get the result; a
-// block is a multiple of 32 threads.
+// Sums and maxima over a warp, always in the same order. All lanes take part and all get the result; a block is a
+// multiple of 32 threads.
 #pragma once
 
 #include "platform.cuh"
@@ -8,14 +8,12 @@ namespace iprm::cuda {
 
 inline constexpr int kWarp = 32;
 inline constexpr unsigned kAllLanes = 0xffffffffu;
-inline constexpr int kMostWarps = 32;  // floats of `scratch` that a block's reduction needs
 
 __device__ inline int lane_index() { return static_cast<int>(threadIdx.x) % kWarp; }
 __device__ inline int warp_index() { return static_cast<int>(threadIdx.x) / kWarp; }
 __device__ inline int warp_count() { return static_cast<int>(blockDim.x) / kWarp; }
 
 struct Sum {
-    static constexpr float kStart = 0.0f;
     __device__ static float of(float a, float b) { return a + b; }
 };
 struct Max {
@@ -34,19 +32,5 @@ __device__ inline float warp_reduce(float x) {
 }
 __device__ inline float warp_sum(float x) { return warp_reduce<Sum>(x); }
 __device__ inline float warp_max(float x) { return warp_reduce<Max>(x); }
-
-// Barriers before and after: `scratch` may be used again at once.
-template <class Op>
-__device__ inline float block_reduce(float x, float* scratch) {
-    x = warp_reduce<Op>(x);
-    if (lane_index() == 0) scratch[warp_index()] = x;
-    __syncthreads();
-    float all = Op::kStart;
-    for (int i = 0; i < warp_count(); ++i) all = Op::of(all, scratch[i]);
-    __syncthreads();
-    return all;
-}
-__device__ inline float block_sum(float x, float* scratch) { return block_reduce<Sum>(x, scratch); }
-__device__ inline float block_max(float x, float* scratch) { return block_reduce<Max>(x, scratch); }
 
 }  // namespace iprm::cuda

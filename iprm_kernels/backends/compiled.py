@@ -40,6 +40,18 @@ def load(backend: str, name: str) -> tuple[ModuleType | None, str | None]:
         return None, f"the extension does not load: {error}"
 
 
+def usable(loaded: tuple[ModuleType | None, str | None], kernels: str) -> ModuleType:
+    """The extension of what a backend's `load` returned.
+
+    Raises:
+        RuntimeError: it was not built or does not load, and why.
+    """
+    module, reason = loaded
+    if module is None:
+        raise RuntimeError(f"the {kernels} kernels cannot be used: {reason}")
+    return module
+
+
 def op(extension: Callable[[], ModuleType], name: str) -> Callable:
     """The op `name` of an extension, which is loaded when the op first runs."""
 

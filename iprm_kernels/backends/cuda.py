@@ -78,15 +78,8 @@ def unsupported(device: torch.device, dtype: torch.dtype) -> str | None:
 
 
 def extension() -> ModuleType:
-    """The extension.
-
-    Raises:
-        RuntimeError: it was not built or does not load, and why.
-    """
-    module, reason = load()
-    if module is None:
-        raise RuntimeError(f"the CUDA kernels cannot be used: {reason}")
-    return module
+    """The extension, see `compiled.usable`."""
+    return compiled.usable(load(), "CUDA")
 
 
 _op = functools.partial(compiled.op, extension)

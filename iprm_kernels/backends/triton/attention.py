@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from iprm_kernels.backends.triton.configs import OPERATIONS
-from iprm_kernels.backends.triton.launch import cdiv, launch, precision
+from iprm_kernels.backends.triton.launch import cdiv, draws, launch, precision
 
-UNUSED = {"seed": None, "draw": 0, "threshold": 0, "scale": 1.0, "DROP": False}
+UNUSED = draws(0.0, None, 0)
 
 
 def sizes(tokens: Tensor, K: int) -> dict:

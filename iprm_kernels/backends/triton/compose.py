@@ -20,29 +20,16 @@ from iprm_kernels.backends.triton.tiles import PLAIN, load_rows, load_vector, st
 
 
 @triton.jit
-def value_rows(
-    STATE, b, i: tl.constexpr, j, begin, seed, stream, threshold, scale, K, columns,
+def window_rows(
+    STATE, b, row, i: tl.constexpr, j, begin, seed, stream, threshold, scale, K, columns,
     D: tl.constexpr, BD: tl.constexpr, DROP: tl.constexpr,
 ):  # fmt: skip
-    """Rows j of one state of the window, dropped, (j, BD) float32."""
+    """Rows j of one tensor of the window times those of a mask, (j, BD) float32. `row` says which (columns, D) of the
+    mask: that of the sample, b, for values, and of the operation, b·K + k, for the product with keys."""
     d = begin + tl.arange(0, BD)
     x = load_rows(STATE, b * K + j, j < K, d, D, D % BD == 0).to(tl.float32)
     if DROP:
-        starts = (b * columns + i * K + j) * D + begin
-        x *= multipliers(seed, stream, threshold, scale, starts, BD, D % 4 == 0)
-    return x
-
-
-@triton.jit
-def product_rows(
-    KEYS, b, k, i: tl.constexpr, j, begin, seed, stream, threshold, scale, K, columns,
-    D: tl.constexpr, BD: tl.constexpr, DROP: tl.constexpr,
-):  # fmt: skip
-    """Rows j of one tensor of keys, times the mask of drop_mod for operation k, (j, BD) float32."""
-    d = begin + tl.arange(0, BD)
-    x = load_rows(KEYS, b * K + j, j < K, d, D, D % BD == 0).to(tl.float32)
-    if DROP:
-        starts = ((b * K + k) * columns + i * K + j) * D + begin
+        starts = (row * columns + i * K + j) * D + begin
         x *= multipliers(seed, stream, threshold, scale, starts, BD, D % 4 == 0)
     return x
 
@@ -77,8 +64,8 @@ def forward_kernel(
             s = tl.zeros((BK,), tl.float32)
             for begin in range(0, D, BD):
                 d = begin + tl.arange(0, BD)
-                keys = product_rows(
-                    KEYS[i], b, k, i, j, begin, seed, product_stream, product_threshold, product_scale, K, columns,
+                keys = window_rows(
+                    KEYS[i], b, row, i, j, begin, seed, product_stream, product_threshold, product_scale, K, columns,
                     D, BD, DROP_PRODUCT,
                 )  # fmt: skip
                 q = load_vector(Q + row * D, d, D, FULL) * load_vector(gate, d, D, FULL)
@@ -108,13 +95,13 @@ def forward_kernel(
                 a *= of_attention(
                     row, i, j, seed, attention_stream, attention_threshold, attention_scale, K, columns, DROP_ATTENTION
                 )
-                o = value_rows(
-                    OPERATIONS[i], b, i, j, begin, seed, operation_stream, value_threshold, value_scale, K, columns,
+                o = window_rows(
+                    OPERATIONS[i], b, b, i, j, begin, seed, operation_stream, value_threshold, value_scale, K, columns,
                     D, BD, DROP_VALUE,
                 )  # fmt: skip
                 pooled_o += tl.sum(a[:, None] * o, 0)
-                e = value_rows(
-                    RESULTS[i], b, i, j, begin, seed, result_stream, value_threshold, value_scale, K, columns,
+                e = window_rows(
+                    RESULTS[i], b, b, i, j, begin, seed, result_stream, value_threshold, value_scale, K, columns,
                     D, BD, DROP_VALUE,
                 )  # fmt: skip
                 pooled_e += tl.sum(a[:, None] * e, 0)
@@ -143,13 +130,13 @@ def operations_backward_kernel(
             da = tl.zeros((BK,), tl.float32)
             for begin in range(0, D, BD):
                 d = begin + tl.arange(0, BD)
-                o = value_rows(
-                    OPERATIONS[i], b, i, j, begin, seed, operation_stream, value_threshold, value_scale, K, columns,
+                o = window_rows(
+                    OPERATIONS[i], b, b, i, j, begin, seed, operation_stream, value_threshold, value_scale, K, columns,
                     D, BD, DROP_VALUE,
                 )  # fmt: skip
                 da += tl.sum(o * load_vector(GRAD_O + row * D, d, D, FULL)[None, :], 1)
-                e = value_rows(
-                    RESULTS[i], b, i, j, begin, seed, result_stream, value_threshold, value_scale, K, columns,
+                e = window_rows(
+                    RESULTS[i], b, b, i, j, begin, seed, result_stream, value_threshold, value_scale, K, columns,
                     D, BD, DROP_VALUE,
                 )  # fmt: skip
                 da += tl.sum(e * load_vector(GRAD_E + row * D, d, D, FULL)[None, :], 1)
@@ -178,8 +165,8 @@ def operations_backward_kernel(
             for j0 in range(0, K, BK):
                 j = j0 + tl.arange(0, BK)
                 ds = tl.load(D_LOGITS + row * columns + i * K + j, mask=j < K, other=0.0)
-                keys = product_rows(
-                    KEYS[i], b, k, i, j, begin, seed, product_stream, product_threshold, product_scale, K, columns,
+                keys = window_rows(
+                    KEYS[i], b, row, i, j, begin, seed, product_stream, product_threshold, product_scale, K, columns,
                     D, BD, DROP_PRODUCT,
                 )  # fmt: skip
                 product += tl.sum(ds[:, None] * keys, 0)
