@@ -130,7 +130,14 @@ class IPRMConfig:
         """R = D / r, the width of the visual keys."""
         return self.dim // self.reduction
 
+    @property
+    def drops(self) -> bool:
+        """Whether any dropout rate is above zero."""
+        return any(getattr(self, name) > 0.0 for name in RATES)
+
     def without_dropout(self) -> IPRMConfig:
         """The same options with every dropout rate at zero."""
-        rates = [f.name for f in dataclasses.fields(self) if f.name.endswith("dropout")]
-        return dataclasses.replace(self, **dict.fromkeys(rates, 0.0))
+        return dataclasses.replace(self, **dict.fromkeys(RATES, 0.0))
+
+
+RATES = tuple(field.name for field in dataclasses.fields(IPRMConfig) if field.name.endswith("dropout"))

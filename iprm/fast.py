@@ -1,7 +1,8 @@
 """The drop-in: the same module as `iprm.reference`, its three attentions on fused kernels.
 
 Constructor, parameters and numbers are the reference's; only the order of the algebra differs (mechanism.md, "What
-the algebra allows"). Each stage here mirrors the stage of the same name there.
+the algebra allows"). Each stage here mirrors the stage of the same name there, and is that stage where a layer that it
+would read past is not plain (`iprm.layers`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 from iprm import reference
 from iprm.config import IPRMConfig
 from iprm.graphs import Graphs
-from iprm.reference import Attention, Draw
+from iprm.layers import bias_of, first_not_plain, has_hooks, warn_once
+from iprm.reference import Attention
 from iprm_kernels import (
     composition,
     execution,
@@ -26,6 +28,7 @@ from iprm_kernels import (
     formation,
 )
 from iprm_kernels.activations import ACTIVATIONS
+from iprm_kernels.autocast import autocast_dtype, cast
 from iprm_kernels.backends import BACKENDS
 from iprm_kernels.checks import check_choice
 from iprm_kernels.dropout import Role
@@ -38,14 +41,30 @@ def gate(linear: nn.Linear) -> Tensor:
     Its bias shifts a whole row of logits, so it drops out of the softmax; it stays in the graph, with the zero
     gradient that it has, so that optimisers and gradient reducers see every parameter.
     """
-    return linear.weight[0] + 0.0 * linear.bias
+    return linear.weight[0] if linear.bias is None else linear.weight[0] + 0.0 * linear.bias
 
 
 def project(linear: nn.Linear, pooled: Tensor, total: Tensor | None) -> Tensor:
     """Σ_j a_j (W x_j + b) as W (Σ_j a_j x_j) + b Σ_j a_j; `total` is Σ_j a_j, None where it is 1."""
-    if total is None:
+    if total is None or linear.bias is None:
         return linear(pooled)
     return F.linear(pooled, linear.weight) + total.to(pooled.dtype) * linear.bias
+
+
+class Draw(reference.Draw):
+    """`reference.Draw`, and for each stage why it calls its layers in this forward pass, or None where it is fused.
+
+    A stage that is not listed is wrapped (sharded, hooked): what its layers hold is known only within its own forward,
+    where it looks.
+    """
+
+    def __init__(self, seed: Tensor | None, step: int = 0, backend: str = "auto", unfused: dict | None = None):
+        super().__init__(seed, step, backend)
+        self.unfused = {} if unfused is None else unfused
+
+    def at(self, step: int) -> Draw:
+        """The same seed in another step."""
+        return Draw(self.seed, step, self.backend, self.unfused)
 
 
 def total_weight(a: Tensor, rate: float, role: Role, drop: Draw) -> Tensor | None:
@@ -53,10 +72,49 @@ def total_weight(a: Tensor, rate: float, role: Role, drop: Draw) -> Tensor | Non
     return drop(a, rate, role).sum(-1, keepdim=True) if drop.rate(rate) > 0.0 else None
 
 
-class Formation(reference.Formation):
+class Fused:
+    """What the fused stages share.
+
+    name: of the stage in the module.  cost: of calling its layers instead.  maps: what `iprm_kernels.steps` reads.
+    """
+
+    name: str
+    cost: str
+    maps: tuple[str, ...]
+
+    def read_past(self) -> list[str]:
+        """The layers, by name, whose weights the fused forward reads where the reference calls them."""
+        raise NotImplementedError
+
+    def unfused(self) -> str | None:
+        """Why the layers must be called, or None; the first time, a warning says so."""
+        reason = first_not_plain(self, self.read_past())
+        if reason and not torch.compiler.is_compiling():
+            calls = f"so {self.name} calls its layers as iprm.reference does"
+            warn_once(f"iprm.fast: {self.name}.{reason}, {calls}: {self.cost}")
+        return reason
+
+    def calls_layers(self, drop: Draw) -> bool:
+        """Whether to run as the reference does in this forward pass."""
+        return bool(drop.unfused[self.name] if self.name in drop.unfused else self.unfused())
+
+
+class Formation(Fused, reference.Formation):
     """1. Operation formation."""
 
+    name, cost = "formation", "slower, and it stores (B, K, L, D) tensors in training"
+    maps = ("F1", "F2", "f")
+
+    def read_past(self) -> list[str]:
+        return ["f"]
+
+    def prepare(self, X: Tensor, drop: Draw) -> Tensor:
+        """The tokens as all steps read them: cast once, and not anew in each step."""
+        return X if drop.unfused.get(self.name, "wrapped") else cast(X.device, X)[0]
+
     def forward(self, O: Tensor, E: Tensor, X: Tensor, mask: Tensor | None, drop: Draw) -> tuple[Tensor, Tensor]:
+        if self.calls_layers(drop):
+            return super().forward(O, E, X, mask, drop)
         p = drop.rate(self.config.formation_attention_dropout)
         q = self.query(O, E, drop)
         z, a = formation(q, X, gate(self.f), mask, seed=drop.seed, step=drop.step, p_attention=p, backend=drop.backend)
@@ -68,9 +126,8 @@ class Formation(reference.Formation):
         With them (F2 h_k + bias) · (f ⊙ x_j) = h_k · y_j + bias_j: the logits without the query.
         """
         x = self.f.weight[0] * X
-        if not self.config.per_step_query:
-            return (x @ self.F2.weight)[None], (x @ self.F2.bias)[None]
-        return torch.stack([x @ F2.weight for F2 in self.F2]), torch.stack([x @ F2.bias for F2 in self.F2])
+        maps = self.F2 if self.config.per_step_query else [self.F2]
+        return torch.stack([x @ F2.weight for F2 in maps]), torch.stack([x @ bias_of(F2) for F2 in maps])
 
 
 class Look(NamedTuple):
@@ -80,22 +137,37 @@ class Look(NamedTuple):
     keys: tuple[Tensor, ...]
 
 
-class Execution(reference.Execution):
+class Execution(Fused, reference.Execution):
     """2. Operation execution."""
 
+    name, cost = "execution", "slower, and it stores (B, K, N, R) tensors in training"
+    maps = ("Wk", "C1", "C2", "We", "Wz", "Wq", "w", "Wv")
+
+    def read_past(self) -> list[str]:
+        return ["C1", "C2", "w", "Wv"] if self.config.execution == "simple" else ["Wk", "C1", "C2", "w", "Wv"]
+
     def prepare(self, V: Tensor, drop: Draw) -> Tensor | Look:
-        """Without visual dropout the keys do not depend on the step: they are made once."""
-        c = self.config
-        V = V.contiguous()  # once, or every step would copy other strides
-        if drop.rate(c.visual_dropout) > 0.0:
+        """Without visual dropout the keys do not depend on the step: they are made once, unless this runs outside of
+        a forward that must be run for the weights to be there."""
+        if drop.unfused.get(self.name, "wrapped"):
             return V
+        V = cast(V.device, V.contiguous())[0]  # once, or every step would copy other strides and dtypes
+        return V if drop.rate(self.config.visual_dropout) > 0.0 else self.look(V)
+
+    def look(self, V: Tensor) -> Look:
+        """The tokens with their keys."""
+        c = self.config
         if c.execution == "simple":
             return Look(V, (self.C2(ACTIVATIONS[c.execution_activation](self.C1(V))),))
         v = self.Wk(V)
         return Look(V, (v, F.linear(v, self.C1.weight[:, c.reduced_dim :], self.C1.bias)))
 
     def forward(self, z: Tensor, E: Tensor, V: Tensor | Look, mask: Tensor | None, drop: Draw) -> tuple[Tensor, Tensor]:
+        if self.calls_layers(drop):
+            return super().forward(z, E, V, mask, drop)
         c = self.config
+        if isinstance(V, Tensor) and drop.rate(c.visual_dropout) == 0.0:
+            V = self.look(V)
         look = self.simple if c.execution == "simple" else self.full
         options = {
             "activation": c.execution_activation,
@@ -113,11 +185,11 @@ class Execution(reference.Execution):
         """Attention by the two-layer network of each pair."""
         R, w = self.config.reduced_dim, gate(self.w)
         g, l = self.full_query(z, E, drop), self.Wq(z)
-        C1a, C2, c2 = self.C1.weight[:, :R], self.C2.weight, self.C2.bias
+        C1a, C2, c2 = self.C1.weight[:, :R], self.C2.weight, bias_of(self.C2)
         if isinstance(V, Look):
             return execution(*V.keys, g, l, C1a, C2, c2, w, V.x, mask, **options)
         C1b, p_visual = self.C1.weight[:, R:], self.config.visual_dropout
-        keys = (self.Wk.weight, self.Wk.bias, C1b, self.C1.bias)
+        keys = (self.Wk.weight, bias_of(self.Wk), C1b, bias_of(self.C1))
         return execution_dropped(V, *keys, g, l, C1a, C2, c2, w, mask, p_visual=p_visual, **options)
 
     def simple(self, z, E, V, mask, drop, options) -> tuple[Tensor, Tensor]:
@@ -125,13 +197,20 @@ class Execution(reference.Execution):
         p, w = self.simple_query(z, E, drop), gate(self.w)
         if isinstance(V, Look):
             return execution_simple(*V.keys, p, w, V.x, mask, **options)
-        keys = (self.C1.weight, self.C1.bias, self.C2.weight, self.C2.bias)
+        keys = (self.C1.weight, bias_of(self.C1), self.C2.weight, bias_of(self.C2))
         p_visual = self.config.visual_dropout
         return execution_simple_dropped(V, *keys, p, w, mask, p_visual=p_visual, **options)
 
 
-class Composition(reference.Composition):
+class Composition(Fused, reference.Composition):
     """3. Operation composition."""
+
+    name, cost = "composition", "slower, and it stores (B, K, columns, D) tensors in training"
+    maps = ("Uo", "Ur", "Qo", "c", "Vo", "Vr", "So", "Sr")
+
+    def read_past(self) -> list[str]:
+        layers = ["c", "Vo", "Vr"] if self.config.composition else []
+        return [*layers, "Ko"] if self.config.key_projection and layers else layers
 
     def query_and_keys(self, o: Tensor, window: list[Tensor], drop: Draw) -> tuple[Tensor, list[Tensor], Tensor]:
         """The query, the keys of the window and the gate.
@@ -144,16 +223,17 @@ class Composition(reference.Composition):
             return q, window, c
         if drop.rate(self.config.composition_product_dropout) > 0.0:
             return q, [self.Ko(state) for state in window], c
-        folded = F.linear(q * c, self.Ko.weight.T) + 0.0 * self.Ko.bias
+        folded = F.linear(q * c, self.Ko.weight.T)
+        folded = folded if self.Ko.bias is None else folded + 0.0 * self.Ko.bias
         return folded, window, torch.ones_like(c)
 
     def forward(
         self, z: Tensor, r: Tensor, past: list[tuple[Tensor, Tensor]], drop: Draw
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         c = self.config
+        if not c.composition or self.calls_layers(drop):
+            return super().forward(z, r, past, drop)
         o, e = self.updated(z, r, *past[0])
-        if not c.composition:
-            return o, e, None
         operations = [o, *(O for O, _ in past[: c.window])]
         results = [e, *(E for _, E in past[: c.window])]
         query, keys, gate_c = self.query_and_keys(o, operations, drop)
@@ -193,9 +273,13 @@ class IPRM(reference.IPRM):
         cuda_graph: replay forwards without gradients and dropout as CUDA graphs. The first call of each kind (shapes,
             dtypes, which masks, attention returned or not, autocast) runs a few times and is captured, so it is slow;
             the later ones are one launch, on copies of the inputs, and return copies. The last eight kinds are kept,
-            each with its memory; moving or replacing parameters discards them, new values in place do not. Hooks of
-            submodules run at the capture only. With gradients or dropout the call runs as usual; so it does on a CPU,
+            each with its memory; moving or replacing parameters discards them, new values in place do not. With
+            gradients or dropout the call runs as usual; so it does where a stage or a layer has a hook, and on a CPU,
             which has nothing to capture.
+
+    Layers need not be plain: adapters, hooks, pruning, quantised or sharded weights give the reference's numbers. A
+    stage with such a layer among those that the kernels would read past calls its layers, as the reference does, and
+    a warning says so once.
     """
 
     formation_class, execution_class, composition_class = Formation, Execution, Composition
@@ -219,7 +303,7 @@ class IPRM(reference.IPRM):
         """`iprm.reference.IPRM.forward`."""
         inputs = (language, summary, visual, language_mask, visual_mask)
         run = functools.partial(super().forward, return_attention=return_attention)
-        if self.graphs is None or self._drops() or not self.graphs.serves(inputs):
+        if self.graphs is None or self._drops() or not self.graphs.serves(inputs) or self._hooked():
             return run(*inputs)
         return self.graphs(run, inputs, self.parameters(), return_attention)
 
@@ -234,7 +318,7 @@ class IPRM(reference.IPRM):
     ) -> Tensor | tuple[Tensor, Attention]:
         if torch.is_grad_enabled() or self._drops() or self.whole(language, summary, visual) is not None:
             return super()._run(language, summary, visual, language_mask, visual_mask, return_attention)
-        c, look = self.config, self.execution.prepare(visual, Draw(None))
+        c, look = self.config, self.execution.prepare(visual, self._draw(None))
         operations, results, *attention = steps(
             *self.memory(summary, visual),
             language,
@@ -253,6 +337,25 @@ class IPRM(reference.IPRM):
         result, a_readout = self.readout(operations[-1], results[-1], summary)
         return (result, Attention(*attention, a_readout)) if return_attention else result
 
+    def _stages(self) -> tuple[nn.Module, ...]:
+        return self.formation, self.execution, self.composition
+
+    def _draw(self, seed: Tensor | None) -> Draw:
+        """Looks at the layers once a forward, at those of wrapped stages in their own forwards."""
+        unfused = {s.name: s.unfused() for s in self._stages() if isinstance(s, Fused) and not has_hooks(s)}
+        return Draw(seed, backend=self.backend, unfused=unfused)
+
+    def _hooked(self) -> bool:
+        """Whether a call of anything inside of this module runs a hook, which a graph or a single op would pass by."""
+        return any(has_hooks(module) for module in self.modules() if module is not self)
+
+    def _is_plain(self) -> bool:
+        """Whether one op may read all weights."""
+        keys = ("Ko",) if self.config.key_projection else ()
+        return not self._hooked() and not any(
+            first_not_plain(stage, stage.maps + (keys if stage is self.composition else ())) for stage in self._stages()
+        )
+
     def whole(self, language: Tensor, summary: Tensor, visual: Tensor, *masks: Tensor | None) -> str | None:
         """Why a call without gradients and dropout cannot take all its steps at once, or None where it can."""
         c = self.config
@@ -260,19 +363,18 @@ class IPRM(reference.IPRM):
             return "the kernel for all steps has full execution, update and composition, and no results in the query"
         if c.formation_norm or c.execution_norm or c.update_norm or c.composition_norm:
             return "the kernel for all steps has no layer norms"
-        mixed = torch.is_autocast_enabled(visual.device.type) and visual.dtype != torch.float64
-        dtype = torch.get_autocast_dtype(visual.device.type) if mixed else visual.dtype
+        mixed = autocast_dtype(visual.device) if visual.dtype != torch.float64 else None
         B, L = language.shape[:2]
         if B == 0:
             return "there are no samples"
-        reason = missing(self.backend, visual.device, dtype)
-        return reason or too_large(B, c.num_ops, L, c.reduced_dim, c.window)
+        reason = missing(self.backend, visual.device, mixed or visual.dtype)
+        reason = reason or too_large(B, c.num_ops, L, c.reduced_dim, c.window)
+        return reason or (None if self._is_plain() else "a stage or a layer has a hook or is not plain")
 
     def _weights(self) -> list[Tensor]:
         """The weights that the kernel for all steps takes, in its order."""
-        stages = (self.formation, self.execution, self.composition)
-        maps = [next(getattr(stage, name) for stage in stages if hasattr(stage, name)) for name in MAPS]
+        maps = [next(getattr(stage, name) for stage in self._stages() if hasattr(stage, name)) for name in MAPS]
         execution, composition, R = self.execution, self.composition, self.config.reduced_dim
-        of_pairs = [execution.C1.weight[:, :R], execution.C2.weight, execution.C2.bias, execution.w.weight[0]]
-        keys = [composition.Ko.weight, composition.Ko.bias] if self.config.key_projection else []
-        return [*(t for m in maps for t in (m.weight, m.bias)), *of_pairs, composition.c.weight[0], *keys]
+        of_pairs = [execution.C1.weight[:, :R], execution.C2.weight, bias_of(execution.C2), execution.w.weight[0]]
+        keys = [composition.Ko.weight, bias_of(composition.Ko)] if self.config.key_projection else []
+        return [*(t for m in maps for t in (m.weight, bias_of(m))), *of_pairs, composition.c.weight[0], *keys]

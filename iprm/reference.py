@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from iprm.config import IPRMConfig
 from iprm_kernels.activations import ACTIVATIONS
+from iprm_kernels.autocast import autocast_dtype
 from iprm_kernels.checks import check_floating, check_tensor, check_tokens
 from iprm_kernels.dropout import Role, draw_seed, dropout, stream_of
 
@@ -94,14 +95,15 @@ class InitialMemory(nn.Module):
             self.result_maps = nn.ModuleList(linear(D, D) for _ in range(K))
 
     def forward(self, summary: Tensor, visual: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, D), (B, N, D) -> O, E, each (B, K, D)."""
+        """(B, D), (B, N, D) -> O, E, each (B, K, D): no views of the parameters, which may be gone after this call
+        where they are sharded."""
         B = summary.shape[0]
         if self.config.op_init == "learned":
-            O = self.O.to(visual.dtype).expand(B, -1, -1)
+            O = self.O.to(visual.dtype).expand(B, -1, -1).clone(memory_format=torch.contiguous_format)
         else:
             O = torch.stack([project(summary) for project in self.op_maps], 1)
         if self.config.result_init == "learned":
-            E = self.E.to(visual.dtype).expand(B, -1, -1)
+            E = self.E.to(visual.dtype).expand(B, -1, -1).clone(memory_format=torch.contiguous_format)
         else:
             source = summary if self.config.result_init == "language" else visual.mean(1)
             E = torch.stack([project(source) for project in self.result_maps], 1)
@@ -137,6 +139,10 @@ class Formation(nn.Module):
             return q
         from_results = self.G2(drop(φ_g(self.G1(E)), c.formation_dropout, Role.FORMATION_RESULT))
         return q + from_results if c.query_from_results == "sum" else self.J(torch.cat([q, from_results], -1))
+
+    def prepare(self, X: Tensor, drop: Draw) -> Tensor:
+        """What the steps read, made once per forward pass: here X itself."""
+        return X
 
     def forward(self, O: Tensor, E: Tensor, X: Tensor, mask: Tensor | None, drop: Draw) -> tuple[Tensor, Tensor]:
         """-> z (B, K, D), attention (B, K, L)."""
@@ -332,6 +338,14 @@ class IPRM(nn.Module):
         self.composition = self.composition_class(config)
         self.readout = Readout(config)
 
+    def _like(self, visual: Tensor) -> Tensor:
+        """What settles the inputs' dtype and device: a weight, if there is one."""
+        layer = self.execution.w
+        found = getattr(layer, "weight", None)
+        if not (isinstance(found, Tensor) and found.is_floating_point()):
+            found = next((p for p in layer.parameters() if p.is_floating_point()), visual)
+        return found
+
     def _check(
         self,
         language: Tensor,
@@ -340,15 +354,16 @@ class IPRM(nn.Module):
         language_mask: Tensor | None,
         visual_mask: Tensor | None,
     ) -> None:
-        D, weight = self.config.dim, self.execution.w.weight
-        mixed = torch.is_autocast_enabled(visual.device.type)
+        D, like = self.config.dim, self._like(visual)
+        mixed = like.dtype != torch.float64 and autocast_dtype(like.device) is not None
         for name, value, sizes in (
             ("visual", visual, ("B", "N", D)),
             ("language", language, ("B", "L", D)),
             ("summary", summary, ("B", D)),
         ):
             check_floating(name, value)
-            check_tensor(name, value, sizes, value.dtype if mixed else weight.dtype, weight.device)
+            any_lower = mixed and value.dtype != torch.float64  # autocast casts them, but leaves float64 alone
+            check_tensor(name, value, sizes, value.dtype if any_lower else like.dtype, like.device)
         (B, N), L = visual.shape[:2], language.shape[1]
         check_tensor("language", language, (B, L, D), language.dtype, language.device)
         check_tensor("summary", summary, (B, D), summary.dtype, summary.device)
@@ -360,8 +375,10 @@ class IPRM(nn.Module):
             check_tensor("visual_mask", visual_mask, (B, N), torch.bool, visual.device)
 
     def _drops(self) -> bool:
-        c = self.config
-        return self.training and c != c.without_dropout()
+        return self.training and self.config.drops
+
+    def _draw(self, seed: Tensor | None) -> Draw:
+        return Draw(seed, backend=self.backend)
 
     def _pad(self, attention: Tensor | None, like: Tensor) -> Tensor:
         """Composition attention widened with zeros to all K·(1+W) columns."""
@@ -386,7 +403,8 @@ class IPRM(nn.Module):
         Args:
             language: X (B, L, D).  summary: x̄ (B, D).  visual: V (B, N, D). On the parameters' device, and of their
                 dtype unless autocast is on.
-            language_mask: (B, L) bool, true = keep; None keeps all.  visual_mask: (B, N) bool likewise.
+            language_mask: (B, L) bool, true = keep; None keeps all.  visual_mask: (B, N) bool likewise. What is
+                masked must be finite all the same: it gets the weight 0, and 0 times NaN is NaN.
             return_attention: also return where each step looked.
         Returns:
             the result (B, D), or (result, `Attention`).
@@ -408,14 +426,14 @@ class IPRM(nn.Module):
     ) -> Tensor | tuple[Tensor, Attention]:
         """`forward` on inputs that have been checked."""
         c = self.config
-        draw = Draw(draw_seed(visual.device) if self._drops() else None, backend=self.backend)
+        draw = self._draw(draw_seed(visual.device) if self._drops() else None)
         past = [self.memory(summary, visual)]
-        looked_at = self.execution.prepare(visual, draw)
+        read, looked_at = self.formation.prepare(language, draw), self.execution.prepare(visual, draw)
         a_language, a_visual, a_operations = [], [], []
         for step in range(c.num_steps):
             drop = draw.at(step)
             O, E = past[0]
-            z, a_l = self.formation(O, E, language, language_mask, drop)
+            z, a_l = self.formation(O, E, read, language_mask, drop)
             r, a_v = self.execution(z, E, looked_at, visual_mask, drop)
             O, E, a_o = self.composition(z, r, past, drop)
             past = [(O, E), *past][: max(1, c.window)]

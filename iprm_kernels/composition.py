@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from iprm_kernels import backends
+from iprm_kernels import backends, transforms
 from iprm_kernels.autocast import cast
+from iprm_kernels.backends import eager
 from iprm_kernels.backends.eager import accumulator
-from iprm_kernels.checks import check_floating, check_tensor
-from iprm_kernels.dropout import check_rate
+from iprm_kernels.checks import STEPS, check_floating, check_number, check_rate, check_tensor
 from iprm_kernels.library import library
 
 _INPUTS = "Tensor query, Tensor[] keys, Tensor[] operations, Tensor[] results, Tensor gate"
@@ -57,9 +57,10 @@ def _autograd(ctx, grad_operations, grad_results, grad_attention):
     unused = [grad_operations is None, grad_results is None]
     grad_operations = torch.zeros_like(query) if unused[0] else grad_operations
     grad_results = torch.zeros_like(query) if unused[1] else grad_results
-    d_query, d_keys, *d_values, d_gate = torch.ops.iprm.composition_backward(
-        grad_operations, grad_results, grad_attention, query, keys, operations, results, gate, attention,
-        ctx.mask_self, seed, *ctx.options,
+    *options, backend = ctx.options
+    d_query, d_keys, *d_values, d_gate = transforms.backward(
+        "composition_backward", eager.composition_backward, backend, grad_operations, grad_results, grad_attention,
+        query, keys, operations, results, gate, attention, ctx.mask_self, seed, *options,
     )  # fmt: skip
     d_values = [[None] * n if skip else grads for skip, grads in zip(unused, d_values, strict=True)]
     return d_query, d_keys, *d_values, d_gate, *([None] * 7)
@@ -123,19 +124,10 @@ def composition(
         for i, state in enumerate(states):
             check_tensor(f"{name}[{i}]", state, query.shape, *like)
     check_tensor("gate", gate, query.shape[2:], *like)
+    check_number("step", step, STEPS)
     for name, p in (("p_product", p_product), ("p_value", p_value), ("p_attention", p_attention)):
         check_rate(name, p, seed, query.device)
-    return torch.ops.iprm.composition(
-        query,
-        keys,
-        operations,
-        results,
-        gate,
-        mask_self,
-        seed,
-        step,
-        p_product,
-        p_value,
-        p_attention,
-        backend,
-    )
+    return transforms.call(
+        "composition", eager.composition, backend, query, keys, operations, results, gate, mask_self, seed, step,
+        p_product, p_value, p_attention,
+    )  # fmt: skip

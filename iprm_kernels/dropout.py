@@ -1,26 +1,40 @@
-"""The registered op `dropout`, whose masks are those that `iprm_kernels.philox` defines."""
+"""The registered ops `dropout`, whose masks are those that `iprm_kernels.philox` defines, and `draw_seed`."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from iprm_kernels import backends
-from iprm_kernels.checks import check_floating, described
+from iprm_kernels import backends, transforms
+from iprm_kernels.backends import eager
+from iprm_kernels.checks import check_floating, check_number, check_rate
 from iprm_kernels.library import library
-from iprm_kernels.philox import Role, draw_seed, scaled_mask, stream_of
+from iprm_kernels.philox import Role, scaled_mask, stream_of
 
-__all__ = ["Role", "check_rate", "draw_seed", "dropout", "scaled_mask", "stream_of"]
+__all__ = ["Role", "draw_seed", "dropout", "scaled_mask", "stream_of"]
 
 
-def check_rate(name: str, p: float, seed: Tensor | None, device: torch.device) -> None:
-    """Raise unless p is in [0, 1) and, where p > 0, the seed is an int64 (1,) tensor on `device`."""
-    if not 0.0 <= p < 1.0:
-        raise ValueError(f"{name}: expected a rate in [0, 1), got {p}")
-    if p > 0.0 and not (
-        isinstance(seed, Tensor) and seed.dtype == torch.int64 and seed.shape == (1,) and seed.device == device
-    ):
-        raise ValueError(f"seed: expected (1,) int64 on {device} because {name} = {p}, got {described(seed)}")
+# An op, so that a compiler does not draw numbers of its own in its place: compiled or not, the same masks from the same
+# torch.manual_seed. The tag keeps it from being drawn again for a backward pass, and the argument, an empty tensor of
+# which a compiler never takes two for one, two calls from being taken for one.
+library.define("draw_seed(Tensor like) -> Tensor", tags=torch.Tag.nondeterministic_seeded)
+
+
+def _random_seed(like: Tensor) -> Tensor:
+    return torch.randint(2**63 - 1, (1,), dtype=torch.int64, device=like.device)
+
+
+library.impl("draw_seed", _random_seed, "CompositeExplicitAutograd")
+torch.library.register_fake("iprm::draw_seed", lambda like: like.new_empty(1, dtype=torch.int64), lib=library)
+
+
+def draw_seed(device: torch.device | str) -> Tensor:
+    """A fresh seed, int64 (1,), from torch's generator of `device`; no host synchronisation.
+
+    Under torch.func.vmap its `randomness` says whether the samples share it.
+    """
+    draw = _random_seed if transforms.transformed() else torch.ops.iprm.draw_seed
+    return draw(torch.empty(0, device=device))
 
 
 library.define("dropout(Tensor x, float p, Tensor seed, int stream, str backend) -> Tensor")
@@ -52,16 +66,17 @@ def dropout(x: Tensor, p: float, seed: Tensor | None, stream: int, *, backend: s
         x: any shape and strides; float32, float64, bfloat16 or float16.
         p: the rate, in [0, 1).
         seed: (1,) int64 on x's device; may be None when p = 0.
-        stream: the mask's number, see `stream_of`.
+        stream: the mask's number, see `stream_of`, below 2^32.
         backend: "auto", or the backend that must run it.
     Returns:
         like x, contiguous.
     Raises:
-        ValueError: a rate outside [0, 1), a missing or wrong seed, an unsupported dtype.
+        ValueError: a rate outside [0, 1), a missing or wrong seed, a stream out of range, an unsupported dtype.
         RuntimeError: the named backend cannot run here.
     """
     check_floating("x", x)
     check_rate("p", p, seed, x.device)
+    check_number("stream", stream, 2**32)
     if p == 0.0:
         return x
-    return torch.ops.iprm.dropout(x, p, seed, stream, backend)
+    return transforms.call("dropout", eager.dropout, backend, x, p, seed, stream)

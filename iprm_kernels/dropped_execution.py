@@ -6,92 +6,124 @@ would be T tensors of (B, N, D + 2R); here a step keeps nothing of (B, N, ·) bu
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from iprm_kernels import transforms
 from iprm_kernels.activations import ACTIVATIONS, SLOPES
-from iprm_kernels.autocast import cast
+from iprm_kernels.autocast import cast, without_autocast
+from iprm_kernels.backends import eager
 from iprm_kernels.checks import check_floating, check_tensor
 from iprm_kernels.dropout import Role, stream_of
 from iprm_kernels.execution import check_shared, register
 
-_OPTIONS = "Tensor seed, int step, float p_visual, float p_product, float p_attention, str activation, str backend"
+_OPTIONS = "Tensor seed, int step, float p_visual, float p_product, float p_attention, str activation"
+
+Run = Callable[..., Tensor | tuple]
+"""Runs an op by its name, on some backend: `_registered` and `_algebra` give the forms below theirs."""
 
 
-def _dropped(x: Tensor, options) -> Tensor:
-    seed, step, p_visual, *_, backend = options
-    return torch.ops.iprm.dropout(x, p_visual, seed, stream_of(step, Role.VISUAL), backend)
+def _registered(form: Callable) -> Callable:
+    """The implementation of a registered op whose last argument names the backend, on which its parts then run."""
+
+    def call(first, *args):
+        *args, backend = args
+        with without_autocast(first.device):
+            return form(lambda op, *a: getattr(torch.ops.iprm, op)(*a, backend), first, *args)
+
+    return call
 
 
-def _core_options(options):
-    """The options of the core: all but p_visual."""
-    seed, step, _, *rest = options
-    return seed, step, *rest
+def _algebra(form: Callable) -> Callable:
+    """The form in eager algebra."""
+    return partial(form, lambda op, *args: getattr(eager, op)(*args))
 
 
-def _linear_backward(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, weight and bias of x Wᵀ + b, all (B, N, ·) but the last two."""
-    rows = grad.flatten(0, 1)
-    return grad @ weight, rows.mT @ x.flatten(0, 1), rows.sum(0)
+def _dropped(run: Run, x: Tensor, seed: Tensor, step: int, p_visual: float) -> Tensor:
+    return run("dropout", x, p_visual, seed, stream_of(step, Role.VISUAL))
 
 
-def _full(V, Wk, bk, C1b, c1, g, l, C1a, C2, c2, w, mask, *options):
-    x = _dropped(V, options)
+def _weight_gradient(grad: Tensor, x: Tensor, need: bool) -> Tensor:
+    """That of W in x Wᵀ, summed over (B, N)."""
+    return grad.flatten(0, 1).mT @ x.flatten(0, 1) if need else eager.unneeded(x)
+
+
+def _full(run, V, Wk, bk, C1b, c1, g, l, C1a, C2, c2, w, mask, seed, step, p_visual, *rest):
+    x = _dropped(run, V, seed, step, p_visual)
     v = F.linear(x, Wk, bk)
     u = F.linear(v, C1b, c1)
-    return torch.ops.iprm.execution(v, u, g, l, C1a, C2, c2, w, x, mask, *_core_options(options))
+    return run("execution", v, u, g, l, C1a, C2, c2, w, x, mask, seed, step, *rest)
 
 
-def _full_backward(grad_pooled, grad_attention, V, Wk, bk, C1b, c1, g, l, C1a, C2, c2, w, attention, *options):
-    x = _dropped(V, options)
+def _full_backward(
+    run, grad_pooled, grad_attention, V, Wk, bk, C1b, c1, g, l, C1a, C2, c2, w, attention, seed, step, p_visual, *rest
+):  # fmt: skip
+    *rest, needs = rest
+    x = _dropped(run, V, seed, step, p_visual)
     v = F.linear(x, Wk, bk)
     u = F.linear(v, C1b, c1)
-    dv, du, *grads, dx = torch.ops.iprm.execution_backward(
-        grad_pooled, grad_attention, v, u, g, l, C1a, C2, c2, w, x, attention, *_core_options(options)
-    )
-    dv_of_u, dC1b, dc1 = _linear_backward(du, v, C1b)
-    dx_of_v, dWk, dbk = _linear_backward(dv + dv_of_u, x, Wk)
-    return _dropped(dx + dx_of_v, options), dWk, dbk, dC1b, dc1, *grads
+    of_keys, of_core = any(needs[:5]), list(needs[5:])
+    dv, du, *grads, dx = run(
+        "execution_backward", grad_pooled, grad_attention, v, u, g, l, C1a, C2, c2, w, x, attention, seed, step, *rest,
+        [of_keys, of_keys, *of_core, needs[0]],
+    )  # fmt: skip
+    dv = dv + du @ C1b if any(needs[:3]) else dv
+    dV = _dropped(run, dx + dv @ Wk, seed, step, p_visual) if needs[0] else eager.unneeded(V)
+    dWk, dC1b = _weight_gradient(dv, x, needs[1]), _weight_gradient(du, v, needs[3])
+    return dV, dWk, dv.sum((0, 1)), dC1b, du.sum((0, 1)), *grads
 
 
-def _simple(V, C1, c1, C2, c2, query, w, mask, *options):
-    x = _dropped(V, options)
-    κ = F.linear(ACTIVATIONS[options[-2]](F.linear(x, C1, c1)), C2, c2)
-    return torch.ops.iprm.execution_simple(κ, query, w, x, mask, *_core_options(options))
+def _simple(run, V, C1, c1, C2, c2, query, w, mask, seed, step, p_visual, *rest):
+    x = _dropped(run, V, seed, step, p_visual)
+    κ = F.linear(ACTIVATIONS[rest[-1]](F.linear(x, C1, c1)), C2, c2)
+    return run("execution_simple", κ, query, w, x, mask, seed, step, *rest)
 
 
-def _simple_backward(grad_pooled, grad_attention, V, C1, c1, C2, c2, query, w, attention, *options):
-    activation = options[-2]
-    x = _dropped(V, options)
+def _simple_backward(
+    run, grad_pooled, grad_attention, V, C1, c1, C2, c2, query, w, attention, seed, step, p_visual, *rest
+):
+    *rest, needs = rest
+    φ, slope = ACTIVATIONS[rest[-1]], SLOPES[rest[-1]]
+    x = _dropped(run, V, seed, step, p_visual)
     before = F.linear(x, C1, c1)
-    hidden = ACTIVATIONS[activation](before)
+    hidden = φ(before)
     κ = F.linear(hidden, C2, c2)
-    dκ, d_query, dw, dx = torch.ops.iprm.execution_simple_backward(
-        grad_pooled, grad_attention, κ, query, w, x, attention, *_core_options(options)
-    )
-    d_hidden, dC2, dc2 = _linear_backward(dκ, hidden, C2)
-    dx_of_κ, dC1, dc1 = _linear_backward(d_hidden * SLOPES[activation](before), x, C1)
-    return _dropped(dx + dx_of_κ, options), dC1, dc1, dC2, dc2, d_query, dw
+    dκ, d_query, dw, dx = run(
+        "execution_simple_backward", grad_pooled, grad_attention, κ, query, w, x, attention, seed, step, *rest,
+        [any(needs[:5]), needs[5], needs[6], needs[0]],
+    )  # fmt: skip
+    d_before = (dκ @ C2) * slope(before) if any(needs[:3]) else eager.unneeded(before)
+    dV = _dropped(run, dx + d_before @ C1, seed, step, p_visual) if needs[0] else eager.unneeded(V)
+    dC1, dC2 = _weight_gradient(d_before, x, needs[1]), _weight_gradient(dκ, hidden, needs[3])
+    dc1 = d_before.sum((0, 1)) if needs[2] else eager.unneeded(c1)
+    return dV, dC1, dc1, dC2, dκ.sum((0, 1)), d_query, dw
 
 
 register(
     "execution_dropped",
     ("V", "Wk", "bk", "C1b", "c1", "g", "l", "C1a", "C2", "c2", "w"),
     _OPTIONS,
-    _full,
-    _full_backward,
+    _registered(_full),
+    _registered(_full_backward),
+    _algebra(_full_backward),
     tokens="V",
     per_operation="g",
+    skipped=("V", "Wk", "C1b", "C1a", "C2"),
 )
 register(
     "execution_simple_dropped",
     ("V", "C1", "c1", "C2", "c2", "query", "w"),
     _OPTIONS,
-    _simple,
-    _simple_backward,
+    _registered(_simple),
+    _registered(_simple_backward),
+    _algebra(_simple_backward),
     tokens="V",
     per_operation="query",
+    skipped=("V", "C1", "c1", "C2"),
 )
 
 
@@ -139,11 +171,11 @@ def execution_dropped(
     for name, row in (("bk", bk), ("c1", c1), ("c2", c2), ("w", w)):
         check_tensor(name, row, (R,), *like)
     rates = {"p_visual": p_visual, "p_product": p_product, "p_attention": p_attention}
-    check_shared("V", V, mask, seed, activation, **rates)
+    check_shared("V", V, mask, seed, step, activation, **rates)
     check_tensor("seed", seed, (1,), torch.int64, V.device)
-    return torch.ops.iprm.execution_dropped(
-        V, Wk, bk, C1b, c1, g, l, C1a, C2, c2, w, mask, seed, step, p_visual, p_product, p_attention, activation,
-        backend,
+    return transforms.call(
+        "execution_dropped", _algebra(_full), backend, V, Wk, bk, C1b, c1, g, l, C1a, C2, c2, w, mask, seed, step,
+        p_visual, p_product, p_attention, activation,
     )  # fmt: skip
 
 
@@ -184,8 +216,9 @@ def execution_simple_dropped(
     for name, row in (("c1", c1), ("c2", c2), ("w", w)):
         check_tensor(name, row, (R,), *like)
     rates = {"p_visual": p_visual, "p_product": p_product, "p_attention": p_attention}
-    check_shared("V", V, mask, seed, activation, **rates)
+    check_shared("V", V, mask, seed, step, activation, **rates)
     check_tensor("seed", seed, (1,), torch.int64, V.device)
-    return torch.ops.iprm.execution_simple_dropped(
-        V, C1, c1, C2, c2, query, w, mask, seed, step, p_visual, p_product, p_attention, activation, backend
-    )
+    return transforms.call(
+        "execution_simple_dropped", _algebra(_simple), backend, V, C1, c1, C2, c2, query, w, mask, seed, step,
+        p_visual, p_product, p_attention, activation,
+    )  # fmt: skip

@@ -2,34 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from iprm_kernels import backends
+from iprm_kernels import backends, transforms
 from iprm_kernels.activations import ACTIVATIONS
 from iprm_kernels.autocast import cast
+from iprm_kernels.backends import eager
 from iprm_kernels.backends.eager import accumulator
-from iprm_kernels.checks import check_choice, check_floating, check_tensor, check_tokens
-from iprm_kernels.dropout import check_rate
+from iprm_kernels.checks import (
+    STEPS,
+    check_choice,
+    check_floating,
+    check_number,
+    check_rate,
+    check_tensor,
+    check_tokens,
+)
 from iprm_kernels.library import library
 
-_OPTIONS = "Tensor? seed, int step, float p_product, float p_attention, str activation, str backend"
+_OPTIONS = "Tensor? seed, int step, float p_product, float p_attention, str activation"
 
 
-def register(op: str, names: tuple[str, ...], options: str, forward, backward, *, tokens: str, per_operation: str):
+def register(
+    op: str,
+    names: tuple[str, ...],
+    options: str,
+    forward: Callable,
+    backward: Callable,
+    algebra: Callable,
+    *,
+    tokens: str,
+    per_operation: str,
+    skipped: tuple[str, ...],
+) -> None:
     """Register an attention over visual tokens, (*tensors, mask, *options) -> (pooled, attention), and its backward.
 
     Args:
-        names: of the differentiable tensors, in order.  options: schema of what follows the mask, the seed first.
-        forward, backward: the implementations.
+        names: of the differentiable tensors, in order.  options: schema of what follows the mask, the seed first; the
+            backward op then has `needs`, one flag for each of `names`, and both end with the backend.
+        forward, backward: the implementations.  algebra: the backward in eager algebra, for a graph of it.
         tokens, per_operation: the names of a (B, N, D) and of a (B, K, ·) tensor, which give the outputs' sizes.
+        skipped: whose gradients are empty where not needed, since they take products of their own.
     """
     count, tensors = len(names), ", ".join(f"Tensor {name}" for name in names)
     token_index, operation_index = names.index(tokens), names.index(per_operation)
-    library.define(f"{op}({tensors}, Tensor? mask, {options}) -> (Tensor, Tensor)")
+    library.define(f"{op}({tensors}, Tensor? mask, {options}, str backend) -> (Tensor, Tensor)")
     library.define(
-        f"{op}_backward(Tensor grad_pooled, Tensor? grad_attention, {tensors}, Tensor attention, {options})"
-        f" -> ({', '.join(['Tensor'] * count)})"
+        f"{op}_backward(Tensor grad_pooled, Tensor? grad_attention, {tensors}, Tensor attention, {options},"
+        f" bool[] needs, str backend) -> ({', '.join(['Tensor'] * count)})"
     )
 
     def fake(*args):
@@ -38,7 +61,9 @@ def register(op: str, names: tuple[str, ...], options: str, forward, backward, *
         return like.new_empty(B, K, D), like.new_empty(B, K, N, dtype=accumulator(like.dtype))
 
     def fake_backward(grad_pooled, grad_attention, *args):
-        return tuple(t.new_empty(t.shape) for t in args[:count])
+        needs = args[-2]
+        empty = [name in skipped and not need for name, need in zip(names, needs, strict=True)]
+        return tuple(t.new_empty(0 if e else t.shape) for t, e in zip(args[:count], empty, strict=True))
 
     def setup_context(ctx, inputs, output):
         seed, *ctx.options = inputs[count + 1 :]
@@ -47,12 +72,13 @@ def register(op: str, names: tuple[str, ...], options: str, forward, backward, *
         ctx.set_materialize_grads(False)
 
     def autograd(ctx, grad_pooled, grad_attention):
-        saved = ctx.saved_tensors
+        saved, (*rest, backend) = ctx.saved_tensors, ctx.options
         if grad_pooled is None:
             grad_pooled = saved[token_index].new_zeros(ctx.pooled_shape)
-        run = getattr(torch.ops.iprm, f"{op}_backward")
-        grads = run(grad_pooled, grad_attention, *saved, *ctx.options)
-        return *grads, *([None] * (2 + len(ctx.options)))
+        needs = list(ctx.needs_input_grad[:count])
+        args = (grad_pooled, grad_attention, *saved, *rest, needs)
+        grads = transforms.backward(f"{op}_backward", algebra, backend, *args)
+        return *transforms.needed(grads, needs), *([None] * (2 + len(ctx.options)))
 
     library.impl(op, forward, "CompositeExplicitAutograd")
     library.impl(f"{op}_backward", backward, "CompositeExplicitAutograd")
@@ -61,9 +87,9 @@ def register(op: str, names: tuple[str, ...], options: str, forward, backward, *
     torch.library.register_autograd(f"iprm::{op}", autograd, setup_context=setup_context, lib=library)
 
 
-for _op, _names, _per_operation in (
-    ("execution", ("v", "u", "g", "l", "C1a", "C2", "c2", "w", "tokens"), "g"),
-    ("execution_simple", ("keys", "query", "w", "tokens"), "query"),
+for _op, _names, _per_operation, _skipped in (
+    ("execution", ("v", "u", "g", "l", "C1a", "C2", "c2", "w", "tokens"), "g", ("C1a", "C2", "tokens")),
+    ("execution_simple", ("keys", "query", "w", "tokens"), "query", ("tokens",)),
 ):
     register(
         _op,
@@ -71,16 +97,19 @@ for _op, _names, _per_operation in (
         _OPTIONS,
         backends.implementation(_op),
         backends.implementation(f"{_op}_backward"),
+        getattr(eager, f"{_op}_backward"),
         tokens="tokens",
         per_operation=_per_operation,
+        skipped=_skipped,
     )
 
 
-def check_shared(name: str, tokens: Tensor, mask, seed, activation: str, **rates: float) -> None:
+def check_shared(name: str, tokens: Tensor, mask, seed, step: int, activation: str, **rates: float) -> None:
     """The checks that all forms of execution share; `name` is what the (B, N, D) tokens are called there."""
     check_tokens(name, tokens)
     if mask is not None:
         check_tensor("mask", mask, tokens.shape[:2], torch.bool, tokens.device)
+    check_number("step", step, STEPS)
     for rate, p in rates.items():
         check_rate(rate, p, seed, tokens.device)
     check_choice("activation", activation, tuple(ACTIVATIONS))
@@ -141,10 +170,11 @@ def execution(
     check_tensor("c2", c2, (R,), *like)
     check_tensor("w", w, (R,), *like)
     check_tensor("tokens", tokens, (B, N, "D"), *like)
-    check_shared("tokens", tokens, mask, seed, activation, p_product=p_product, p_attention=p_attention)
-    return torch.ops.iprm.execution(
-        v, u, g, l, C1a, C2, c2, w, tokens, mask, seed, step, p_product, p_attention, activation, backend
-    )
+    check_shared("tokens", tokens, mask, seed, step, activation, p_product=p_product, p_attention=p_attention)
+    return transforms.call(
+        "execution", eager.execution, backend, v, u, g, l, C1a, C2, c2, w, tokens, mask, seed, step, p_product,
+        p_attention, activation,
+    )  # fmt: skip
 
 
 def execution_simple(
@@ -177,7 +207,8 @@ def execution_simple(
     check_tensor("query", query, (B, "K", R), *like)
     check_tensor("w", w, (R,), *like)
     check_tensor("tokens", tokens, (B, N, "D"), *like)
-    check_shared("tokens", tokens, mask, seed, activation, p_product=p_product, p_attention=p_attention)
-    return torch.ops.iprm.execution_simple(
-        keys, query, w, tokens, mask, seed, step, p_product, p_attention, activation, backend
-    )
+    check_shared("tokens", tokens, mask, seed, step, activation, p_product=p_product, p_attention=p_attention)
+    return transforms.call(
+        "execution_simple", eager.execution_simple, backend, keys, query, w, tokens, mask, seed, step, p_product,
+        p_attention, activation,
+    )  # fmt: skip

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from iprm_kernels import backends
+from iprm_kernels import backends, transforms
 from iprm_kernels.autocast import cast
+from iprm_kernels.backends import eager
 from iprm_kernels.backends.eager import accumulator
-from iprm_kernels.checks import check_floating, check_tensor, check_tokens
-from iprm_kernels.dropout import check_rate
+from iprm_kernels.checks import STEPS, check_floating, check_number, check_rate, check_tensor, check_tokens
 from iprm_kernels.library import library
 
 library.define(
@@ -18,7 +18,8 @@ library.define(
 )
 library.define(
     "formation_backward(Tensor grad_z, Tensor? grad_attention, Tensor query, Tensor tokens, Tensor gate,"
-    " Tensor attention, Tensor? seed, int step, float p_attention, str backend) -> (Tensor, Tensor, Tensor)"
+    " Tensor attention, Tensor? seed, int step, float p_attention, bool[] needs, str backend)"
+    " -> (Tensor, Tensor, Tensor)"
 )
 
 
@@ -27,8 +28,9 @@ def _fake(query, tokens, *_):
     return query.new_empty(B, K, D), query.new_empty(B, K, L, dtype=accumulator(query.dtype))
 
 
-def _fake_backward(grad_z, grad_attention, query, tokens, gate, *_):
-    return tuple(t.new_empty(t.shape) for t in (query, tokens, gate))
+def _fake_backward(grad_z, grad_attention, query, tokens, gate, *rest):
+    needs = rest[-2]
+    return query.new_empty(query.shape), tokens.new_empty(tokens.shape if needs[1] else 0), gate.new_empty(gate.shape)
 
 
 def _setup_context(ctx, inputs, output):
@@ -40,8 +42,10 @@ def _setup_context(ctx, inputs, output):
 def _autograd(ctx, grad_z, grad_attention):
     query, *saved = ctx.saved_tensors
     grad_z = torch.zeros_like(query) if grad_z is None else grad_z
-    grads = torch.ops.iprm.formation_backward(grad_z, grad_attention, query, *saved, *ctx.options)
-    return *grads, None, None, None, None, None
+    needs, (*options, backend) = list(ctx.needs_input_grad[:3]), ctx.options
+    args = (grad_z, grad_attention, query, *saved, *options, needs)
+    grads = transforms.backward("formation_backward", eager.formation_backward, backend, *args)
+    return *transforms.needed(grads, needs), None, None, None, None, None
 
 
 library.impl("formation", backends.implementation("formation"), "CompositeExplicitAutograd")
@@ -88,5 +92,6 @@ def formation(
     check_tensor("gate", gate, (D,), *like)
     if mask is not None:
         check_tensor("mask", mask, (B, tokens.shape[1]), torch.bool, query.device)
+    check_number("step", step, STEPS)
     check_rate("p_attention", p_attention, seed, query.device)
-    return torch.ops.iprm.formation(query, tokens, gate, mask, seed, step, p_attention, backend)
+    return transforms.call("formation", eager.formation, backend, query, tokens, gate, mask, seed, step, p_attention)

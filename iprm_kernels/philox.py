@@ -51,11 +51,6 @@ def stream_of(step: int, role: Role) -> int:
     return STREAMS_PER_STEP * step + int(role)
 
 
-def draw_seed(device: torch.device | str) -> Tensor:
-    """A fresh seed, int64 (1,), from torch's generator of `device`; no host synchronisation."""
-    return torch.randint(2**63 - 1, (1,), dtype=torch.int64, device=device)
-
-
 def _multiply(a: Tensor, constant: int) -> tuple[Tensor, Tensor]:
     """High and low word of a · constant, words held in int64 (whose product would overflow past 2^63)."""
     low = a * (constant & 0xFFFF)  # < 2^48

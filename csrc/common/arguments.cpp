@@ -1,5 +1,7 @@
 #include "arguments.h"
 
+#include <ATen/ops/empty.h>
+
 #include <algorithm>
 #include <sstream>
 
@@ -104,6 +106,12 @@ DropoutMask unseeded_mask(const OptionalTensor& seed, int64_t stream, double p, 
     expect(*seed, "seed", {1}, at::TensorOptions(device).dtype(at::kLong));
     return make_dropout_mask(0, static_cast<uint32_t>(stream), p);
 }
+
+void expect_needs(const Needs& needs, size_t count) {
+    TORCH_CHECK_VALUE(needs.size() == count, "needs: expected ", count, " flags, got ", needs.size());
+}
+
+at::Tensor unneeded(const at::Tensor& like) { return at::empty({0}, like.options()); }
 
 at::Tensor contiguous(const at::Tensor& tensor) { return tensor.resolve_neg().contiguous(); }
 

@@ -7,6 +7,7 @@
 #include <initializer_list>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "activation.h"
 #include "philox.h"
@@ -39,6 +40,12 @@ int64_t stream_of(int64_t step, Role role);
 // The mask `stream` of probability `p`, whose argument is called `name`: threshold and scale, without the seed, which
 // must be on `device` where anything is to be dropped.
 DropoutMask unseeded_mask(const OptionalTensor& seed, int64_t stream, double p, const char* name, at::Device device);
+
+// Which gradients of a backward op are asked for, one flag for each of the op's `count` tensors. Those that take a
+// product of their own are left out where they are not: in their place stands an `unneeded` tensor, which is empty.
+using Needs = std::vector<bool>;
+void expect_needs(const Needs& needs, size_t count);
+at::Tensor unneeded(const at::Tensor& like);
 
 // Contiguous and without a pending negation, or nothing.
 at::Tensor contiguous(const at::Tensor& tensor);

@@ -22,13 +22,14 @@ AttendArgs<T> attend_args(const Tensor& tokens, const OptionalTensor& mask, Tens
 // The tensors of the backward of the attention, in the accumulator's dtype.
 struct AttendGradient {
     AttendGradient(const Tensor& grad_pooled, const OptionalTensor& grad_attention, const Tensor& tokens,
-                   const Tensor& attention)
+                   const Tensor& attention, bool need_tokens)
         : grad_pooled(operand(grad_pooled)),
           grad_attention(contiguous(grad_attention)),
           tokens(operand(tokens)),
           attention(operand(attention)),
           grad_logits(allocate(attention.sizes(), attention)),
-          grad_tokens(allocate(tokens.sizes(), tokens)) {}
+          grad_tokens(need_tokens ? allocate(tokens.sizes(), tokens) : unneeded(tokens)),
+          need_tokens(need_tokens) {}
 
     template <typename T>
     AttendBackwardArgs<T> args(const DropoutMask& dropout) {
@@ -40,13 +41,14 @@ struct AttendGradient {
                 data<T>(tokens),
                 data<T>(attention),
                 grad_logits.mutable_data_ptr<T>(),
-                grad_tokens.mutable_data_ptr<T>(),
+                need_tokens ? grad_tokens.mutable_data_ptr<T>() : nullptr,
                 dropout};
     }
 
     Tensor grad_pooled;
     OptionalTensor grad_attention;
     Tensor tokens, attention, grad_logits, grad_tokens;
+    bool need_tokens;
 };
 
 // Operations worth of work per sample.

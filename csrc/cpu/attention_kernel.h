@@ -97,6 +97,7 @@ void attend_sample_backward(const AttendBackwardArgs<T>& a, int64_t b, AttendScr
     for (int64_t k = 0; k < a.operations; ++k) {
         softmax_backward_row(attention + k * a.columns, grad + k * a.columns, a.columns);
     }
+    if (a.grad_tokens == nullptr) return;
     small_product(a.columns, a.dim, a.operations, weights, int64_t(1), a.columns, grad_pooled, a.dim,
                   a.grad_tokens + b * a.columns * a.dim, a.dim, false);
 }

@@ -99,7 +99,8 @@ struct ExecutionInputs {
 
 template <typename T>
 auto run_execution_backward(const ExecutionInputs<T>& in, const Tensor& c1a, const Tensor& c2,
-                            const Tensor& grad_logits, const DropoutMask& product, Activation activation) {
+                            const Tensor& grad_logits, const DropoutMask& product, Activation activation,
+                            const Needs& needs) {
     const int64_t operations = in.g.size(1), slots = slot_count(in.tasks);
     const int64_t rows = round_up(in.rank, kernels<T>().row_unit);
     const Tensor c1a_packed = packed<T>(c1a, false), c2_packed = packed<T>(c2, false);
@@ -107,7 +108,9 @@ auto run_execution_backward(const ExecutionInputs<T>& in, const Tensor& c1a, con
     Tensor grad_g = allocate({in.tasks, operations, in.width}, in.v);
     Tensor grad_l = allocate({in.tasks, operations, in.width}, in.v);
     Tensor grad_c2_bias = allocate({in.tasks, in.width}, in.v), grad_w = allocate({in.tasks, in.width}, in.v);
-    Tensor grad_c1a = allocate({slots, rows, in.width}, in.v), grad_c2 = allocate({slots, rows, in.width}, in.v);
+    const auto slots_of = [&](bool need) { return need ? allocate({slots, rows, in.width}, in.v) : unneeded(in.v); };
+    const auto sums = [](Tensor& parts, bool need) { return need ? parts.mutable_data_ptr<T>() : nullptr; };
+    Tensor grad_c1a = slots_of(needs[4]), grad_c2 = slots_of(needs[5]);
     const ExecutionBackwardArgs<T> args{in.args(product, activation, nullptr),
                                         data<T>(c1a_packed),
                                         data<T>(c2_packed),
@@ -118,8 +121,8 @@ auto run_execution_backward(const ExecutionInputs<T>& in, const Tensor& c1a, con
                                         grad_l.mutable_data_ptr<T>(),
                                         grad_c2_bias.mutable_data_ptr<T>(),
                                         grad_w.mutable_data_ptr<T>(),
-                                        grad_c1a.mutable_data_ptr<T>(),
-                                        grad_c2.mutable_data_ptr<T>(),
+                                        sums(grad_c1a, needs[4]),
+                                        sums(grad_c2, needs[5]),
                                         in.tasks,
                                         slots,
                                         rows * in.width};
@@ -127,9 +130,11 @@ auto run_execution_backward(const ExecutionInputs<T>& in, const Tensor& c1a, con
     parallel(slots, work, [&](int64_t first, int64_t last) { kernels<T>().execution_backward(args, first, last); });
     const at::ScalarType dtype = c1a.scalar_type();
     const auto finish = [&](const Tensor& gradient) { return result(gradient, in.rank, dtype); };
-    const auto matrix = [&](const Tensor& parts) { return finish(sum_first(parts).narrow(0, 0, in.rank)); };
+    const auto matrix = [&](const Tensor& parts, bool need) {
+        return need ? finish(sum_first(parts).narrow(0, 0, in.rank)) : parts.to(dtype);
+    };
     return std::make_tuple(finish(grad_v), finish(grad_u), finish(sum_tiles<T>(grad_g, in.tiles.tiles)),
-                           finish(sum_tiles<T>(grad_l, in.tiles.tiles)), matrix(grad_c1a), matrix(grad_c2),
+                           finish(sum_tiles<T>(grad_l, in.tiles.tiles)), matrix(grad_c1a, needs[4]), matrix(grad_c2, needs[5]),
                            finish(sum_first(grad_c2_bias)), finish(sum_first(grad_w)));
 }
 
@@ -169,18 +174,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
     const Tensor& grad_pooled, const OptionalTensor& grad_attention, const Tensor& v, const Tensor& u, const Tensor& g,
     const Tensor& l, const Tensor& c1a, const Tensor& c2, const Tensor& c2_bias, const Tensor& w, const Tensor& tokens,
     const Tensor& attention, const OptionalTensor& seed, int64_t step, double p_product, double p_attention,
-    const std::string& activation) {
+    const std::string& activation, const Needs& needs) {
     expect_execution(v, u, g, l, c1a, c2, c2_bias, w, tokens, std::nullopt);
+    expect_needs(needs, 9);
     expect_execution_gradients(grad_pooled, grad_attention, tokens, attention, g.size(1));
     const Activation act = parse_activation(activation);
     const DropoutMask product = dropout_mask(seed, step, Role::kProduct, p_product, "p_product");
     const DropoutMask dropout = dropout_mask(seed, step, Role::kExecutionAttention, p_attention, "p_attention");
     return with_accumulator(v.scalar_type(), [&](auto zero) {
         using T = decltype(zero);
-        AttendGradient gradient(grad_pooled, grad_attention, tokens, attention);
+        AttendGradient gradient(grad_pooled, grad_attention, tokens, attention, needs[8]);
         attend_backward<T>(gradient, dropout);
         const ExecutionInputs<T> in(v, u, g, l, c1a, c2, c2_bias, w);
-        return std::tuple_cat(run_execution_backward<T>(in, c1a, c2, gradient.grad_logits, product, act),
+        return std::tuple_cat(run_execution_backward<T>(in, c1a, c2, gradient.grad_logits, product, act, needs),
                               std::make_tuple(gradient.grad_tokens.to(v.scalar_type())));
     });
 }
@@ -208,8 +214,9 @@ std::tuple<Tensor, Tensor> execution_simple(const Tensor& keys, const Tensor& qu
 std::tuple<Tensor, Tensor, Tensor, Tensor> execution_simple_backward(
     const Tensor& grad_pooled, const OptionalTensor& grad_attention, const Tensor& keys, const Tensor& query,
     const Tensor& w, const Tensor& tokens, const Tensor& attention, const OptionalTensor& seed, int64_t step,
-    double p_product, double p_attention, const std::string& activation) {
+    double p_product, double p_attention, const std::string& activation, const Needs& needs) {
     expect_execution_simple(keys, query, w, tokens, std::nullopt);
+    expect_needs(needs, 4);
     expect_execution_gradients(grad_pooled, grad_attention, tokens, attention, query.size(1));
     const at::ScalarType dtype = keys.scalar_type();
     const Activation act = parse_activation(activation);
@@ -217,7 +224,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> execution_simple_backward(
     const DropoutMask dropout = dropout_mask(seed, step, Role::kExecutionAttention, p_attention, "p_attention");
     return with_accumulator(dtype, [&](auto zero) {
         using T = decltype(zero);
-        AttendGradient gradient(grad_pooled, grad_attention, tokens, attention);
+        AttendGradient gradient(grad_pooled, grad_attention, tokens, attention, needs[3]);
         attend_backward<T>(gradient, dropout);
         const Tensor key = operand(keys), q = operand(query), weight = operand(w);
         const auto forward = simple_args<T>(key, q, weight, nullptr, product, act);

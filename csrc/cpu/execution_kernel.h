@@ -149,7 +149,7 @@ struct TileGradients {
     T *v, *u;        // rows of the tile
     T *g, *l;        // this task's and operation's
     T *c2_bias, *w;  // this task's
-    T *c1a, *c2;     // the slot's
+    T *c1a, *c2;     // the slot's; each may be null
 };
 
 // P = gradient of H C2^T + c2, and the gradients of l, c2 and w.
@@ -244,9 +244,13 @@ void tile_backward(const ExecutionBackwardArgs<T>& args, const Tile& tile, int64
     hidden_tile<Act, true>(f, tile, s);
     const T* multipliers = tile_multipliers(f, tile, k, s.multipliers.get());
     pre_gate_backward<Act>(f, tile, f.l + row * f.width, multipliers, s, out);
-    add_transposed_product(tile.count, s.grad_pre, s.hidden, f.rank, f.width, s.transposed, out.c2);
+    if (out.c2 != nullptr) {
+        add_transposed_product(tile.count, s.grad_pre, s.hidden, f.rank, f.width, s.transposed, out.c2);
+    }
     hidden_backward(args, tile, s, out);
-    add_transposed_product(tile.count, s.grad_hidden, s.scaled, f.rank, f.width, s.transposed, out.c1a);
+    if (out.c1a != nullptr) {
+        add_transposed_product(tile.count, s.grad_hidden, s.scaled, f.rank, f.width, s.transposed, out.c1a);
+    }
     scaled_backward(args, tile, g, s, out);
 }
 
@@ -255,14 +259,20 @@ void set_zero(T* p, int64_t count) {
     std::memset(p, 0, static_cast<size_t>(count) * sizeof(T));
 }
 
+// One slot of partial sums, zeroed; null where these sums are not asked for.
+template <typename T>
+T* zeroed_slot(T* sums, int64_t slot, int64_t size) {
+    if (sums == nullptr) return nullptr;
+    set_zero(sums + slot * size, size);
+    return sums + slot * size;
+}
+
 template <typename Act, typename T>
 void execution_backward_slot(const ExecutionBackwardArgs<T>& args, int64_t slot, TileScratch<T>& scratch) {
     const ExecutionArgs<T>& f = args.forward;
     TileGradients<T> out;
-    out.c1a = args.grad_c1a + slot * args.slot_size;
-    out.c2 = args.grad_c2 + slot * args.slot_size;
-    set_zero(out.c1a, args.slot_size);
-    set_zero(out.c2, args.slot_size);
+    out.c1a = zeroed_slot(args.grad_c1a, slot, args.slot_size);
+    out.c2 = zeroed_slot(args.grad_c2, slot, args.slot_size);
     for (int64_t task = args.tasks * slot / args.slots; task < args.tasks * (slot + 1) / args.slots; ++task) {
         const Tile tile(f, task);
         const int64_t row = (tile.sample * f.tiling.tokens + tile.start) * f.width;

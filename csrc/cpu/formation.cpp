@@ -23,13 +23,14 @@ std::tuple<Tensor, Tensor> formation(const Tensor& query, const Tensor& tokens, 
 std::tuple<Tensor, Tensor, Tensor> formation_backward(const Tensor& grad_z, const OptionalTensor& grad_attention,
                                                       const Tensor& query, const Tensor& tokens, const Tensor& gate,
                                                       const Tensor& attention, const OptionalTensor& seed, int64_t step,
-                                                      double p_attention) {
+                                                      double p_attention, const Needs& needs) {
     expect_formation_backward(grad_z, grad_attention, query, tokens, gate, attention);
+    expect_needs(needs, 3);
     const at::ScalarType dtype = query.scalar_type();
     const int64_t samples = query.size(0), dim = query.size(2);
     const DropoutMask dropout = dropout_mask(seed, step, Role::kFormationAttention, p_attention, "p_attention");
     const Tensor q = operand(query), f = operand(gate);
-    AttendGradient attend(grad_z, grad_attention, tokens, attention);
+    AttendGradient attend(grad_z, grad_attention, tokens, attention, needs[1]);
     Tensor grad_query = allocate(query.sizes(), query), grad_gate = allocate({samples, dim}, query);
     with_accumulator(dtype, [&](auto zero) {
         using T = decltype(zero);

@@ -46,8 +46,10 @@ void formation_backward(const FormationBackwardArgs<T>& args, int64_t first, int
         const T* grad_logits = a.grad_logits + b * a.operations * a.columns;
         attend_sample_backward(a, b, scratch);
         scale_rows(a.operations, a.dim, query, args.gate, gated.get());
-        small_product(a.columns, a.dim, a.operations, grad_logits, int64_t(1), a.columns, gated.get(), a.dim,
-                      a.grad_tokens + b * a.columns * a.dim, a.dim, true);
+        if (a.grad_tokens != nullptr) {
+            small_product(a.columns, a.dim, a.operations, grad_logits, int64_t(1), a.columns, gated.get(), a.dim,
+                          a.grad_tokens + b * a.columns * a.dim, a.dim, true);
+        }
         small_product(a.operations, a.dim, a.columns, grad_logits, a.columns, int64_t(1), tokens, a.dim,
                       grad_gated.get(), a.dim, false);
         gate_backward(a.operations, a.dim, query, args.gate, grad_gated.get(), args.grad_query + b * size,

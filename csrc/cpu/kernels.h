@@ -37,7 +37,7 @@ struct AttendBackwardArgs {
     const T* tokens;          // (B, C, D)
     const T* attention;       // (B, K, C)
     T* grad_logits;           // (B, K, C)
-    T* grad_tokens;           // (B, C, D)
+    T* grad_tokens;           // (B, C, D), or null
     DropoutMask dropout;
 };
 
@@ -84,7 +84,7 @@ struct ExecutionBackwardArgs {
     T *grad_v, *grad_u;        // (B, N, width)
     T *grad_g, *grad_l;        // (tasks, K, width): partial sums over the rows of a tile
     T *grad_c2_bias, *grad_w;  // (tasks, width)
-    T *grad_c1a, *grad_c2;     // (slots, padded R rows, width): sums over the tasks of a slot
+    T *grad_c1a, *grad_c2;     // (slots, padded R rows, width): sums over the tasks of a slot; each may be null
     int64_t tasks, slots, slot_size;
 };
 

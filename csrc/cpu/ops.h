@@ -28,7 +28,7 @@ std::tuple<Tensor, Tensor> formation(const Tensor& query, const Tensor& tokens, 
 std::tuple<Tensor, Tensor, Tensor> formation_backward(const Tensor& grad_z, const OptionalTensor& grad_attention,
                                                       const Tensor& query, const Tensor& tokens, const Tensor& gate,
                                                       const Tensor& attention, const OptionalTensor& seed, int64_t step,
-                                                      double p_attention);
+                                                      double p_attention, const Needs& needs);
 
 std::tuple<Tensor, Tensor> execution(const Tensor& v, const Tensor& u, const Tensor& g, const Tensor& l,
                                      const Tensor& c1a, const Tensor& c2, const Tensor& c2_bias, const Tensor& w,
@@ -39,7 +39,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
     const Tensor& grad_pooled, const OptionalTensor& grad_attention, const Tensor& v, const Tensor& u, const Tensor& g,
     const Tensor& l, const Tensor& c1a, const Tensor& c2, const Tensor& c2_bias, const Tensor& w, const Tensor& tokens,
     const Tensor& attention, const OptionalTensor& seed, int64_t step, double p_product, double p_attention,
-    const std::string& activation);
+    const std::string& activation, const Needs& needs);
 
 std::tuple<Tensor, Tensor> execution_simple(const Tensor& keys, const Tensor& query, const Tensor& w,
                                             const Tensor& tokens, const OptionalTensor& mask,
@@ -49,7 +49,7 @@ std::tuple<Tensor, Tensor> execution_simple(const Tensor& keys, const Tensor& qu
 std::tuple<Tensor, Tensor, Tensor, Tensor> execution_simple_backward(
     const Tensor& grad_pooled, const OptionalTensor& grad_attention, const Tensor& keys, const Tensor& query,
     const Tensor& w, const Tensor& tokens, const Tensor& attention, const OptionalTensor& seed, int64_t step,
-    double p_product, double p_attention, const std::string& activation);
+    double p_product, double p_attention, const std::string& activation, const Needs& needs);
 
 std::tuple<Tensor, Tensor, Tensor> composition(const Tensor& query, const std::vector<Tensor>& keys,
                                                const std::vector<Tensor>& operations,

@@ -160,19 +160,21 @@ std::tuple<Tensor, Tensor> formation(const Tensor& query, const Tensor& tokens, 
 std::tuple<Tensor, Tensor, Tensor> formation_backward(const Tensor& grad_z, const OptionalTensor& grad_attention,
                                                       const Tensor& query, const Tensor& tokens, const Tensor& gate,
                                                       const Tensor& attention, const OptionalTensor& seed, int64_t step,
-                                                      double p_attention) {
+                                                      double p_attention, const Needs& needs) {
     expect_formation_backward(grad_z, grad_attention, query, tokens, gate, attention);
+    expect_needs(needs, 3);
     const Drop drop = drop_of(seed, step, Role::kFormationAttention, p_attention, "p_attention", query);
     const Call call("formation_backward", query);
     const Tensor grad = contiguous(grad_z), q = contiguous(query), x = contiguous(tokens), f = contiguous(gate);
     const Tensor a = contiguous(attention);
     const OptionalTensor grad_a = contiguous(grad_attention);
     const bool computed = q.numel() > 0 && x.numel() > 0;
-    const Tensor ds = allocate_like(a), d_query = allocate_like(q, computed), d_tokens = allocate_like(x, computed);
+    const Tensor ds = allocate_like(a), d_query = allocate_like(q, computed);
+    const Tensor d_tokens = allocate_like(x, computed);  // always: its kernel makes the gate's gradient on the way
     const Tensor d_gate = allocate({q.size(0), q.size(2)}, floats(q), computed);
     call.check(formation_backward(call.launch, attend(x, q.size(1), drop), in(grad), floats_in(grad_a), in(q), in(f),
                                   floats_in(a), floats_out(ds), out(d_query), out(d_tokens), floats_out(d_gate)));
-    return {d_query, d_tokens, d_gate.sum(0).to(q.scalar_type())};
+    return {d_query, needs[1] ? d_tokens : unneeded(x), d_gate.sum(0).to(q.scalar_type())};
 }
 
 // --- 2. Execution
@@ -191,13 +193,13 @@ std::tuple<Tensor, Tensor> pooled(const Call& call, const Tensor& logits, const 
 // The backward of `pooled`: gradients of the logits and of the tokens.
 std::tuple<Tensor, Tensor> pooled_backward(const Call& call, const Tensor& grad_pooled,
                                            const OptionalTensor& grad_attention, const Tensor& tokens,
-                                           const Tensor& attention, const Drop& drop) {
+                                           const Tensor& attention, const Drop& drop, bool need_tokens) {
     const Tensor grad = contiguous(grad_pooled), x = contiguous(tokens), a = contiguous(attention);
     const OptionalTensor grad_a = contiguous(grad_attention);
-    const Tensor ds = allocate_like(a), dx = allocate_like(x, a.numel() > 0);
+    const Tensor ds = allocate_like(a), dx = need_tokens ? allocate_like(x, a.numel() > 0) : unneeded(x);
     const Attend args = attend(x, a.size(1), drop);
     call.check(d_logits(call.launch, args, in(grad), floats_in(grad_a), floats_in(a), floats_out(ds)));
-    call.check(d_tokens(call.launch, args, in(grad), floats_in(a), out(dx)));
+    if (need_tokens) call.check(d_tokens(call.launch, args, in(grad), floats_in(a), out(dx)));
     return {ds, dx};
 }
 
@@ -279,7 +281,8 @@ struct Gradients {
 
 // Those of the samples from `first`, `inputs` and `ds` being theirs alone, by way of the six buffers.
 void pair_gradients(const Call& call, const Inputs& inputs, Activation activation, const Drop& product,
-                    const Tensor& ds, int64_t first, const Tensor& buffers, const Gradients& gradients) {
+                    const Tensor& ds, int64_t first, const Tensor& buffers, const Gradients& gradients,
+                    const Needs& needs) {
     const Pairs pairs = inputs.pairs(activation, product);
     const int64_t samples = pairs.B, count = pairs.B * pairs.K * pairs.N;
     std::vector<Tensor> rows;
@@ -292,8 +295,8 @@ void pair_gradients(const Call& call, const Inputs& inputs, Activation activatio
     call.check(gradients_of_pairs(call.launch, pairs, floats_in(ds), first * pairs.K * pairs.N, out_of));
     call.check(reduce(call.launch, pairs, out_of, out(gradients.v.narrow(0, first, samples)),
                       out(gradients.u.narrow(0, first, samples)), floats_out(parts[0]), floats_out(parts[1])));
-    add_product(gradients.c1a, d_pre, scaled);
-    add_product(gradients.c2, d_h, hidden);
+    if (needs[4]) add_product(gradients.c1a, d_pre, scaled);
+    if (needs[5]) add_product(gradients.c2, d_h, hidden);
     gradients.rows.add_(sums.sum(1));
     const Tensor totals = parts.sum(2);
     gradients.g.narrow(0, first, samples).copy_(totals[0]);
@@ -304,15 +307,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
     const Tensor& grad_pooled, const OptionalTensor& grad_attention, const Tensor& v, const Tensor& u, const Tensor& g,
     const Tensor& l, const Tensor& c1a, const Tensor& c2, const Tensor& c2_bias, const Tensor& w, const Tensor& tokens,
     const Tensor& attention, const OptionalTensor& seed, int64_t step, double p_product, double p_attention,
-    const std::string& activation) {
+    const std::string& activation, const Needs& needs) {
     expect_execution(v, u, g, l, c1a, c2, c2_bias, w, tokens, std::nullopt);
+    expect_needs(needs, 9);
     expect_execution_gradients(grad_pooled, grad_attention, tokens, attention, g.size(1));
     const Activation function = parse_activation(activation);
     const Drop product = drop_of(seed, step, Role::kProduct, p_product, "p_product", v);
     const Drop drop = drop_of(seed, step, Role::kExecutionAttention, p_attention, "p_attention", v);
     const Call call("execution_backward", v);
     expect_width(call, v);
-    const auto [ds, d_tokens] = pooled_backward(call, grad_pooled, grad_attention, tokens, attention, drop);
+    const auto [ds, d_tokens] = pooled_backward(call, grad_pooled, grad_attention, tokens, attention, drop, needs[8]);
     const Inputs inputs(v, u, g, l, c1a, c2, c2_bias, w);
     const int64_t samples = v.size(0), pairs = g.size(1) * v.size(1), width = v.size(2);
     const bool computed = samples * pairs * width > 0;
@@ -324,7 +328,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
         for (int64_t first = 0; first < samples; first += most) {
             const int64_t count = std::min(most, samples - first);
             pair_gradients(call, inputs.samples(first, count), function, product, ds.narrow(0, first, count), first,
-                           buffers, gradients);
+                           buffers, gradients, needs);
         }
     }
     const auto rounded = [&](const Tensor& sum) { return sum.to(v.scalar_type(), false, /*copy=*/true); };
@@ -332,8 +336,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
             gradients.u,
             gradients.g,
             gradients.l,
-            rounded(gradients.c1a),
-            rounded(gradients.c2),
+            needs[4] ? rounded(gradients.c1a) : unneeded(v),
+            needs[5] ? rounded(gradients.c2) : unneeded(v),
             rounded(gradients.rows[1]),
             rounded(gradients.rows[0]),
             d_tokens};
@@ -362,14 +366,15 @@ std::tuple<Tensor, Tensor> execution_simple(const Tensor& keys, const Tensor& qu
 std::tuple<Tensor, Tensor, Tensor, Tensor> execution_simple_backward(
     const Tensor& grad_pooled, const OptionalTensor& grad_attention, const Tensor& keys, const Tensor& query,
     const Tensor& w, const Tensor& tokens, const Tensor& attention, const OptionalTensor& seed, int64_t step,
-    double p_product, double p_attention, const std::string& activation) {
+    double p_product, double p_attention, const std::string& activation, const Needs& needs) {
     expect_execution_simple(keys, query, w, tokens, std::nullopt);
+    expect_needs(needs, 4);
     expect_execution_gradients(grad_pooled, grad_attention, tokens, attention, query.size(1));
     const Activation function = parse_activation(activation);
     const Drop product = drop_of(seed, step, Role::kProduct, p_product, "p_product", keys);
     const Drop drop = drop_of(seed, step, Role::kExecutionAttention, p_attention, "p_attention", keys);
     const Call call("execution_simple_backward", keys);
-    const auto [ds, d_tokens] = pooled_backward(call, grad_pooled, grad_attention, tokens, attention, drop);
+    const auto [ds, d_tokens] = pooled_backward(call, grad_pooled, grad_attention, tokens, attention, drop, needs[3]);
     const Tensor key = contiguous(keys), q = contiguous(query), weight = contiguous(w);
     const SimplePairs pairs = simple_pairs(key, q, weight, function, product);
     const bool computed = key.numel() > 0 && q.numel() > 0;

@@ -12,6 +12,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from iprm_kernels import transforms
+from iprm_kernels.autocast import without_autocast
 from iprm_kernels.backends import cpu, cuda, eager
 from iprm_kernels.backends.triton import ops as triton
 from iprm_kernels.checks import check_choice, name_of
@@ -45,10 +47,9 @@ def run(name: str, op: str, first: Tensor, *args):
 
     Autocast has chosen the inputs' dtype before; inside the op it is off.
     """
+    transforms.refuse_tangents(op)
     function = getattr(select(name, op, first.device, first.dtype), op)
-    if not torch.is_autocast_enabled(first.device.type):
-        return function(first, *args)
-    with torch.autocast(first.device.type, enabled=False):
+    with without_autocast(first.device):
         return function(first, *args)
 
 

@@ -3,6 +3,9 @@
 It uses the identities of mechanism.md ("What the algebra allows"), and walks over the samples in tiles so that no
 pair tensor (B, K, N, R) ever exists whole. Products over pairs are in the inputs' dtype; logits, softmax, sums and
 the small formation and composition are in float32 (float64 for float64 inputs).
+
+Nothing is written in place, so that autograd, forward-mode derivatives and torch.func see through all of it: this is
+also what those differentiate, forward and backward (`iprm_kernels.transforms`).
 """
 
 from __future__ import annotations
@@ -69,6 +72,11 @@ def plus(grad: Tensor, extra: Tensor | None) -> Tensor:
     return grad if extra is None else grad + extra
 
 
+def unneeded(like: Tensor) -> Tensor:
+    """What a backward op returns in the place of a gradient that nobody asked for."""
+    return like.new_empty(0)
+
+
 # 1. Formation: s_kj = (f ⊙ q_k) · x_j, z_k = Σ_j drop(a_kj) x_j
 
 
@@ -86,13 +94,15 @@ def formation(query, tokens, gate, mask, seed, step, p_attention):
     return torch.bmm(dropped, tokens).to(dtype), a
 
 
-def formation_backward(grad_z, grad_attention, query, tokens, gate, attention, seed, step, p_attention):
+def formation_backward(grad_z, grad_attention, query, tokens, gate, attention, seed, step, p_attention, needs):
     a, dtype = attention, query.dtype
     grad_z, query, tokens, gate = widened(grad_z, query, tokens, gate)
     keep = Masks(seed, step)(a, p_attention, Role.FORMATION_ATTENTION)
     d_a = times(torch.bmm(grad_z, tokens.mT), keep)
     d_logits = softmax_slope(a, plus(d_a, grad_attention))
-    d_tokens = torch.bmm(times(a, keep).mT, grad_z) + torch.bmm(d_logits.mT, query * gate)
+    d_tokens = unneeded(tokens)
+    if needs[1]:
+        d_tokens = torch.bmm(times(a, keep).mT, grad_z) + torch.bmm(d_logits.mT, query * gate)
     d_gated = torch.bmm(d_logits, tokens)
     return tuple(d.to(dtype) for d in (d_gated * gate, d_tokens, (d_gated * query).sum((0, 1))))
 
@@ -101,9 +111,9 @@ def formation_backward(grad_z, grad_attention, query, tokens, gate, attention, s
 
 
 def tiles(samples: int, per_sample: int) -> Iterator[slice]:
-    """Slices of the batch whose pair tensors stay within TILE_ELEMENTS."""
+    """Slices of the batch whose pair tensors stay within TILE_ELEMENTS; an empty one of an empty batch."""
     size = max(1, TILE_ELEMENTS // max(1, per_sample))
-    return (slice(start, min(start + size, samples)) for start in range(0, samples, size))
+    return (slice(start, min(start + size, samples)) for start in range(0, max(1, samples), size))
 
 
 def attend(logits, tokens, mask, draw, p_attention):
@@ -113,11 +123,13 @@ def attend(logits, tokens, mask, draw, p_attention):
     return torch.bmm(dropped.to(tokens.dtype), tokens), a
 
 
-def attend_backward(grad_pooled, grad_attention, tokens, attention, draw, p_attention):
+def attend_backward(grad_pooled, grad_attention, tokens, attention, draw, p_attention, need_tokens):
     """-> gradients of the logits and of the tokens."""
     keep = draw(attention, p_attention, Role.EXECUTION_ATTENTION)
     d_a = times(torch.bmm(grad_pooled, tokens.mT).to(attention.dtype), keep)
-    d_tokens = torch.bmm(times(attention, keep).to(tokens.dtype).mT, grad_pooled)
+    d_tokens = unneeded(tokens)
+    if need_tokens:
+        d_tokens = torch.bmm(times(attention, keep).to(tokens.dtype).mT, grad_pooled)
     return softmax_slope(attention, plus(d_a, grad_attention)), d_tokens
 
 
@@ -135,45 +147,54 @@ def pair_logits(v, u, g, l, C1a, C2, c2, w, activation, draw, p_product, start=0
 
 def execution(v, u, g, l, C1a, C2, c2, w, tokens, mask, seed, step, p_product, p_attention, activation):
     draw, (B, K, R), N = Masks(seed, step), g.shape, v.shape[1]
-    logits = v.new_empty(B, K, N, dtype=accumulator(v.dtype))
-    for s in tiles(B, K * N * R):
-        logits[s] = pair_logits(
-            v[s], u[s], g[s], l[s], C1a, C2, c2, w, activation, draw, p_product, s.start * K * N * R
-        )
-    return attend(logits, tokens, mask, draw, p_attention)
+    logits = [
+        pair_logits(v[s], u[s], g[s], l[s], C1a, C2, c2, w, activation, draw, p_product, s.start * K * N * R)
+        for s in tiles(B, K * N * R)
+    ]
+    return attend(torch.cat(logits), tokens, mask, draw, p_attention)
 
 
 def execution_backward(
     grad_pooled, grad_attention, v, u, g, l, C1a, C2, c2, w, tokens, attention, seed, step, p_product, p_attention,
-    activation,
+    activation, needs,
 ):  # fmt: skip
-    draw, (B, K, R), N, acc = Masks(seed, step), g.shape, v.shape[1], accumulator(v.dtype)
-    d_logits, d_tokens = attend_backward(grad_pooled, grad_attention, tokens, attention, draw, p_attention)
-    dv, du, dg, dl = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (v, u, g, l))
-    dC1a, dC2, dc2, dw = (torch.zeros(t.shape, dtype=acc, device=t.device) for t in (C1a, C2, c2, w))
-    φ, slope = ACTIVATIONS[activation], SLOPES[activation]
-    for s in tiles(B, K * N * R):
-        scaled = g[s, :, None] * v[s, None]
-        before = scaled @ C1a.mT + u[s, None]
-        hidden = φ(before)
-        h = hidden @ C2.mT + c2
-        product = h * l[s, :, None]
-        keep = draw(product, p_product, Role.PRODUCT, s.start * K * N * R)
-        ds = d_logits[s, ..., None].to(v.dtype)
-        dw += (ds * times(φ(product), keep)).sum((0, 1, 2), dtype=acc)
-        d_product = times(ds * w, keep) * slope(product)
-        dl[s] = (d_product * h).sum(2, dtype=acc)
-        dh = d_product * l[s, :, None]
-        dC2 += dh.flatten(0, 2).mT @ hidden.flatten(0, 2)
-        dc2 += dh.sum((0, 1, 2), dtype=acc)
-        d_before = (dh @ C2) * slope(before)
-        du[s] = d_before.sum(1, dtype=acc)
-        dC1a += d_before.flatten(0, 2).mT @ scaled.flatten(0, 2)
-        d_scaled = d_before @ C1a
-        dg[s] = (d_scaled * v[s, None]).sum(2, dtype=acc)
-        dv[s] = (d_scaled * g[s, :, None]).sum(1, dtype=acc)
-    weights = (d.to(v.dtype) for d in (dC1a, dC2, dc2, dw))
-    return dv, du, dg, dl, *weights, d_tokens
+    draw, (B, K, R), N = Masks(seed, step), g.shape, v.shape[1]
+    d_logits, d_tokens = attend_backward(grad_pooled, grad_attention, tokens, attention, draw, p_attention, needs[8])
+    parts = [
+        pair_gradients(
+            d_logits[s], v[s], u[s], g[s], l[s], C1a, C2, c2, w, activation, draw, p_product, s.start * K * N * R, needs
+        )
+        for s in tiles(B, K * N * R)
+    ]
+    columns = list(zip(*parts, strict=True))  # of each gradient, the tiles' parts
+    samples, weights = map(torch.cat, columns[:4]), map(sum, columns[4:])
+    return *(d.to(v.dtype) for d in (*samples, *weights)), d_tokens
+
+
+def pair_gradients(d_logits, v, u, g, l, C1a, C2, c2, w, activation, draw, p_product, start, needs):
+    """From the gradient (b, K, N) of the logits of some samples, those of v, u, g, l and the parts of those of the
+    weights C1a, C2, c2, w, in the accumulator's dtype."""
+    φ, slope, acc = ACTIVATIONS[activation], SLOPES[activation], accumulator(v.dtype)
+    scaled = g[:, :, None] * v[:, None]
+    before = scaled @ C1a.mT + u[:, None]
+    hidden = φ(before)
+    h = hidden @ C2.mT + c2
+    product = h * l[:, :, None]
+    keep = draw(product, p_product, Role.PRODUCT, start)
+    ds = d_logits[..., None].to(v.dtype)
+    dw = (ds * times(φ(product), keep)).sum((0, 1, 2), dtype=acc)
+    d_product = times(ds * w, keep) * slope(product)
+    dl = (d_product * h).sum(2, dtype=acc)
+    dh = d_product * l[:, :, None]
+    dC2 = (dh.flatten(0, 2).mT @ hidden.flatten(0, 2)).to(acc) if needs[5] else unneeded(dw)
+    dc2 = dh.sum((0, 1, 2), dtype=acc)
+    d_before = (dh @ C2) * slope(before)
+    du = d_before.sum(1, dtype=acc)
+    dC1a = (d_before.flatten(0, 2).mT @ scaled.flatten(0, 2)).to(acc) if needs[4] else unneeded(dw)
+    d_scaled = d_before @ C1a
+    dg = (d_scaled * v[:, None]).sum(2, dtype=acc)
+    dv = (d_scaled * g[:, :, None]).sum(1, dtype=acc)
+    return dv, du, dg, dl, dC1a, dC2, dc2, dw
 
 
 def simple_logits(keys, query, w, activation, draw, p_product, start=0):
@@ -185,39 +206,37 @@ def simple_logits(keys, query, w, activation, draw, p_product, start=0):
 
 def execution_simple(keys, query, w, tokens, mask, seed, step, p_product, p_attention, activation):
     draw, (B, K, R), N = Masks(seed, step), query.shape, keys.shape[1]
-    logits = keys.new_empty(B, K, N, dtype=accumulator(keys.dtype))
-    for s in tiles(B, K * N * R):
-        logits[s] = simple_logits(keys[s], query[s], w, activation, draw, p_product, s.start * K * N * R)
-    return attend(logits, tokens, mask, draw, p_attention)
+    logits = [
+        simple_logits(keys[s], query[s], w, activation, draw, p_product, s.start * K * N * R)
+        for s in tiles(B, K * N * R)
+    ]
+    return attend(torch.cat(logits), tokens, mask, draw, p_attention)
 
 
 def execution_simple_backward(
-    grad_pooled,
-    grad_attention,
-    keys,
-    query,
-    w,
-    tokens,
-    attention,
-    seed,
-    step,
-    p_product,
-    p_attention,
-    activation,
-):
-    draw, (B, K, R), N, acc = Masks(seed, step), query.shape, keys.shape[1], accumulator(keys.dtype)
-    d_logits, d_tokens = attend_backward(grad_pooled, grad_attention, tokens, attention, draw, p_attention)
-    d_keys, d_query = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (keys, query))
-    dw = torch.zeros(w.shape, dtype=acc, device=w.device)
-    for s in tiles(B, K * N * R):
-        product = query[s, :, None] * keys[s, None]
-        keep = draw(product, p_product, Role.PRODUCT, s.start * K * N * R)
-        ds = d_logits[s, ..., None].to(keys.dtype)
-        dw += (ds * times(ACTIVATIONS[activation](product), keep)).sum((0, 1, 2), dtype=acc)
-        d_product = times(ds * w, keep) * SLOPES[activation](product)
-        d_keys[s] = (d_product * query[s, :, None]).sum(1, dtype=acc)
-        d_query[s] = (d_product * keys[s, None]).sum(2, dtype=acc)
-    return d_keys, d_query, dw.to(w.dtype), d_tokens
+    grad_pooled, grad_attention, keys, query, w, tokens, attention, seed, step, p_product, p_attention, activation,
+    needs,
+):  # fmt: skip
+    draw, (B, K, R), N = Masks(seed, step), query.shape, keys.shape[1]
+    d_logits, d_tokens = attend_backward(grad_pooled, grad_attention, tokens, attention, draw, p_attention, needs[3])
+    parts = [
+        simple_gradients(d_logits[s], keys[s], query[s], w, activation, draw, p_product, s.start * K * N * R)
+        for s in tiles(B, K * N * R)
+    ]
+    d_keys, d_query, dw = zip(*parts, strict=True)
+    return *(d.to(keys.dtype) for d in (torch.cat(d_keys), torch.cat(d_query), sum(dw))), d_tokens
+
+
+def simple_gradients(d_logits, keys, query, w, activation, draw, p_product, start):
+    """From the gradient (b, K, N) of the logits of some samples, those of the keys and the query, and the part of w's,
+    in the accumulator's dtype."""
+    acc, product = accumulator(keys.dtype), query[:, :, None] * keys[:, None]
+    keep = draw(product, p_product, Role.PRODUCT, start)
+    ds = d_logits[..., None].to(keys.dtype)
+    dw = (ds * times(ACTIVATIONS[activation](product), keep)).sum((0, 1, 2), dtype=acc)
+    d_product = times(ds * w, keep) * SLOPES[activation](product)
+    d_keys = (d_product * query[:, :, None]).sum(1, dtype=acc)
+    return d_keys, (d_product * keys[:, None]).sum(2, dtype=acc), dw
 
 
 # 3. Composition: s_kj = c · drop_mod(q_k ⊙ k_j), the pooled values are Σ_j drop(a_kj) drop_upd(value_j)
@@ -260,14 +279,14 @@ def composition_backward(
     draw, a, k, dtype = Masks(seed, step), attention, joined(keys), query.dtype
     grad_operations, grad_results, query, gate = widened(grad_operations, grad_results, query, gate)
     keep_a = draw(a, p_attention, Role.COMPOSITION_ATTENTION)
-    dropped, d_a, d_values = times(a, keep_a), torch.zeros_like(a), []
+    dropped, d_a, d_values = times(a, keep_a), 0.0, []
     for grad, states, role in (
         (grad_operations, operations, Role.COMPOSITION_OPERATION),
         (grad_results, results, Role.COMPOSITION_RESULT),
     ):
         values = joined(states)
         keep = draw(values, p_value, role)
-        d_a += torch.bmm(grad, times(values, keep).mT)
+        d_a = d_a + torch.bmm(grad, times(values, keep).mT)
         d_values.append(split(times(torch.bmm(dropped.mT, grad), keep), len(states), dtype))
     d_logits = softmax_slope(a, plus(times(d_a, keep_a), grad_attention))
     keep, gated = product_mask(query, k.shape[1], p_product, draw), query * gate

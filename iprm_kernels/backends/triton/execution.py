@@ -35,6 +35,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from iprm_kernels.backends.eager import unneeded
 from iprm_kernels.backends.triton import attention
 from iprm_kernels.backends.triton.configs import ROWS, is_fused
 from iprm_kernels.backends.triton.launch import bytes_of, cdiv, contiguous, draws_of, launch, over_pairs
@@ -98,14 +99,14 @@ def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
 
 def execution_backward(
     grad_pooled, grad_attention, v, u, g, l, C1a, C2, c2, w, tokens, attention_,
-    seed, step, p_product, p_attention, activation,
+    seed, step, p_product, p_attention, activation, needs,
 ):  # fmt: skip
     product, attention_drop = rates(seed, step, p_product, p_attention)
     v, u, g, l, C1a, C2, c2, w, tokens, a, grad_pooled = contiguous(
         v, u, g, l, C1a, C2, c2, w, tokens, attention_, grad_pooled
     )
     ds = attention.d_logits(grad_pooled, grad_attention, tokens, a, attention_drop)
-    d_tokens = attention.d_tokens(grad_pooled, a, attention_drop, tokens)
+    d_tokens = attention.d_tokens(grad_pooled, a, attention_drop, tokens) if needs[8] else unneeded(tokens)
     (B, K, R), N = g.shape, v.shape[1]
     dv, du, dg, dl = (torch.empty_like(t) for t in (v, u, g, l))
     weights = [torch.zeros(n, R, dtype=torch.float32, device=v.device) for n in (R, R, 2)]  # of C1a, C2, (w, c2)
@@ -114,13 +115,14 @@ def execution_backward(
     for s in parts:
         pair_gradients(
             (v[s], u[s], g[s], l[s], C1a, C2, c2, w), ds[s], s.start * K * N, buffers, product, activation,
-            (dv[s], du[s], dg[s], dl[s]), weights,
+            (dv[s], du[s], dg[s], dl[s]), weights, needs,
         )  # fmt: skip
     dC1a, dC2, dw, dc2 = (d.to(v.dtype, copy=True) for d in (*weights[:2], *weights[2]))
+    dC1a, dC2 = dC1a if needs[4] else unneeded(v), dC2 if needs[5] else unneeded(v)
     return dv, du, dg, dl, dC1a, dC2, dc2, dw, d_tokens
 
 
-def pair_gradients(inputs, ds, first, buffers, product, activation, gradients, weights) -> None:
+def pair_gradients(inputs, ds, first, buffers, product, activation, gradients, weights, needs) -> None:
     """The gradients of some samples into `gradients`, and their part of the weights' gradients onto `weights`."""
     v, u, g, l, C1a, C2, c2, w = inputs
     dv, du, dg, dl = gradients
@@ -136,7 +138,8 @@ def pair_gradients(inputs, ds, first, buffers, product, activation, gradients, w
         **sizes, ACTIVATION=activation, like=v, **product,
     )  # fmt: skip
     rows += sums.sum(1)
-    add_product(dC2, dh, hidden)
+    if needs[5]:
+        add_product(dC2, dh, hidden)
     chain_backward(C1a, C2, pre, hidden, dh, activation)
     tiles = cdiv(N, ROWS)
     sums = floats(v, 2, B, tiles, K, R)
@@ -146,7 +149,8 @@ def pair_gradients(inputs, ds, first, buffers, product, activation, gradients, w
     )  # fmt: skip
     for gradient, total in zip((dg, dl), sums.sum(2), strict=True):
         gradient.copy_(total)
-    add_product(dC1a, hidden, pre)
+    if needs[4]:
+        add_product(dC1a, hidden, pre)
 
 
 def recompute(v, u, g, C1a, C2, c2, pre, hidden, h, activation) -> None:
@@ -214,12 +218,13 @@ def execution_simple(keys, query, w, tokens, mask, seed, step, p_product, p_atte
 
 
 def execution_simple_backward(
-    grad_pooled, grad_attention, keys, query, w, tokens, attention_, seed, step, p_product, p_attention, activation
-):
+    grad_pooled, grad_attention, keys, query, w, tokens, attention_, seed, step, p_product, p_attention, activation,
+    needs,
+):  # fmt: skip
     product, attention_drop = rates(seed, step, p_product, p_attention)
     keys, query, w, tokens, a, grad_pooled = contiguous(keys, query, w, tokens, attention_, grad_pooled)
     ds = attention.d_logits(grad_pooled, grad_attention, tokens, a, attention_drop)
-    d_tokens = attention.d_tokens(grad_pooled, a, attention_drop, tokens)
+    d_tokens = attention.d_tokens(grad_pooled, a, attention_drop, tokens) if needs[3] else unneeded(tokens)
     (B, K, R), N = query.shape, keys.shape[1]
     tiles = cdiv(N, ROWS)
     d_keys, sum_query, sum_w = torch.empty_like(keys), floats(keys, B, tiles, K, R), floats(keys, B, tiles, R)

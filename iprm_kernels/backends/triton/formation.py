@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from iprm_kernels.backends.eager import unneeded
 from iprm_kernels.backends.triton import attention
 from iprm_kernels.backends.triton.launch import bytes_of, contiguous, draws_of
 from iprm_kernels.philox import Role
@@ -13,10 +14,10 @@ def formation(query, tokens, gate, mask, seed, step, p_attention):
     return attention.pool(logits, tokens, bytes_of(mask), draws_of(p_attention, seed, step, Role.FORMATION_ATTENTION))
 
 
-def formation_backward(grad_z, grad_attention, query, tokens, gate, attention_, seed, step, p_attention):
+def formation_backward(grad_z, grad_attention, query, tokens, gate, attention_, seed, step, p_attention, needs):
     drop = draws_of(p_attention, seed, step, Role.FORMATION_ATTENTION)
     grad_z, query, tokens, gate, a = contiguous(grad_z, query, tokens, gate, attention_)
     ds = attention.d_logits(grad_z, grad_attention, tokens, a, drop)
-    d_tokens = attention.d_tokens(grad_z, a, drop, tokens, ds, query, gate)
+    d_tokens = attention.d_tokens(grad_z, a, drop, tokens, ds, query, gate) if needs[1] else unneeded(tokens)
     d_query, d_gate = attention.d_query(ds, tokens, query, gate)
     return d_query, d_tokens, d_gate.sum((0, 1)).to(gate.dtype)

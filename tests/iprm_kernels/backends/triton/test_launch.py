@@ -77,13 +77,15 @@ def calls(s: Sizes) -> dict:
         "dropout": lambda: ops.dropout(t(B, N, D), 0.3, meta(1, dtype=torch.int64), 16),
         "formation": lambda: ops.formation(*text, given(L, "mask"), seed, step, p),
         "formation_backward": lambda: ops.formation_backward(
-            state, given(L, "gradient"), *text, attention(L), seed, step, p
+            state, given(L, "gradient"), *text, attention(L), seed, step, p, [True] * 3
         ),
         "execution": lambda: ops.execution(*pairs, given(N, "mask"), *tail),
-        "execution_backward": lambda: ops.execution_backward(state, given(N, "gradient"), *pairs, attention(N), *tail),
+        "execution_backward": lambda: ops.execution_backward(
+            state, given(N, "gradient"), *pairs, attention(N), *tail, [True] * 9
+        ),
         "execution_simple": lambda: ops.execution_simple(*plain, given(N, "mask"), *tail),
         "execution_simple_backward": lambda: ops.execution_simple_backward(
-            state, given(N, "gradient"), *plain, attention(N), *tail
+            state, given(N, "gradient"), *plain, attention(N), *tail, [True] * 4
         ),
         "composition": lambda: ops.composition(state, *window, gate, *composed),
         "composition_backward": lambda: ops.composition_backward(

@@ -94,7 +94,7 @@ def test_formation_backward(last_only):
     a = torch.rand(1, K, L)
 
     def run(grad, q, x, a):
-        return formation.formation_backward(grad, a, q, x, f.half(), a, None, 0, 0.0)
+        return formation.formation_backward(grad, a, q, x, f.half(), a, None, 0, 0.0, [True] * 3)
 
     d_query, d_tokens, _ = run(*(promised(B, t.shape[1], t.shape[2], t[0]) for t in (grad, q, x, a)))
     want_query, want_tokens, _ = run(grad, q, x, a)

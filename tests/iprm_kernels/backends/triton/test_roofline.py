@@ -49,7 +49,7 @@ def run(name):
         a = meta(B, K, L, dtype=torch.float32)
         if forward:
             return formation.formation(state, meta(B, L, D), gate, None, None, 0, 0.0)
-        return formation.formation_backward(state, a, state, meta(B, L, D), gate, a, None, 0, 0.0)
+        return formation.formation_backward(state, a, state, meta(B, L, D), gate, a, None, 0, 0.0, [True] * 3)
     if core == "composition":
         window, options = ([state] * (1 + SIZES.W),) * 3, (True, None, 0, 0.0, 0.0, 0.0)
         if forward:
@@ -61,7 +61,7 @@ def run(name):
     if forward:
         return execution.execution(*inputs, None, None, 0, 0.0, 0.0, "elu")
     a = meta(B, K, N, dtype=torch.float32)
-    return execution.execution_backward(state, a, *inputs, a, None, 0, 0.0, 0.0, "elu")
+    return execution.execution_backward(state, a, *inputs, a, None, 0, 0.0, 0.0, "elu", [True] * 9)
 
 
 @pytest.mark.parametrize("name", roofline.PASSES)

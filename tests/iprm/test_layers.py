@@ -1,0 +1,157 @@
+"""Layers that are not plain: the fast module equals the reference whatever became of a layer."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from layers_that_are_not_plain import CHANGES, adapter, forward_hook
+from pairs import errors, inputs, pair, step
+from torch import nn
+
+from iprm import IPRMConfig, layers
+
+SMALL = {"dim": 12, "num_ops": 3, "num_steps": 2}
+MODELS = {
+    "full": {"key_projection": True, "query_from_results": "concat", "op_init": "language", "result_init": "visual"},
+    "per step": {"per_step_query": True, "composition_value_dropout": 0.0, "visual_dropout": 0.0},
+    "simple": {"execution": "simple", "execution_query": "concat", "operation_mlp": True, "result_mlp": True},
+}
+"""Between them they have every linear layer."""
+
+
+def linear_layers(name: str) -> list[str]:
+    model, _ = pair(IPRMConfig(**SMALL, **MODELS[name]))
+    return [path for path, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+
+
+LAYERS = [(name, path) for name in MODELS for path in linear_layers(name)]
+
+
+def changed(name: str, change, path: str):
+    """A reference and a fast module with the same weights and the same change."""
+    models = pair(IPRMConfig(**SMALL, **MODELS[name]))
+    for model in models:
+        torch.manual_seed(1)
+        change(model, path)
+    return models
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+@pytest.mark.parametrize("name", MODELS)
+def test_equals_the_reference(name, change, train):
+    """Every linear layer in turn, results and every gradient, without and with dropout."""
+    for path in linear_layers(name):
+        reference, fast = changed(name, change, path)
+        args = inputs(reference.config, B=2, masked=True)
+        want = step(reference, args, train)
+        found = errors(step(fast, args, train), want)
+        assert max(found.values()) <= 1e-10, (path, {k: v for k, v in found.items() if v > 1e-10})
+        unchanged = step(pair(reference.config)[1], args, train)
+        if change.__name__ not in ("without_bias", "backward_hook", "weight_norm_by_hook"):
+            assert not path.endswith(("Wk", "C1")) or errors_of_result(want, unchanged) > 1e-6  # it changes something
+
+
+def errors_of_result(got, want):
+    return (got["result"] - want["result"]).abs().max().item()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_without_gradients():
+    for name, path in LAYERS:
+        for change in (adapter, forward_hook):
+            reference, fast = changed(name, change, path)
+            args = inputs(reference.config, B=2)
+            with torch.no_grad():
+                torch.testing.assert_close(fast.eval()(*args), reference.eval()(*args), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_all_layers_at_once():
+    for name in MODELS:
+        models = pair(IPRMConfig(**SMALL, **MODELS[name]))
+        for model in models:
+            for path in linear_layers(name):
+                adapter(model, path)
+        args = inputs(models[0].config, B=2)
+        found = errors(step(models[1], args, True), step(models[0], args, True))
+        assert max(found.values()) <= 1e-10
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_hooks_see_every_call():
+    """A hook for all modules is run as often as in the reference."""
+    reference, fast = pair(IPRMConfig(**SMALL))
+    args, counts = inputs(reference.config), []
+    for model in (reference, fast):
+        seen = []
+        handle = nn.modules.module.register_module_forward_hook(lambda module, *_, seen=seen: seen.append(type(module)))
+        try:
+            model.eval()(*args)
+        finally:
+            handle.remove()
+        counts.append(seen.count(nn.Linear))
+    assert counts[0] == counts[1]
+
+
+def test_hooks_of_stages_keep_them_fused():
+    """A stage with a hook is called, with keys that it makes within its own forward; it warns of nothing."""
+    for options in ({}, {"visual_dropout": 0.0}, {"execution": "simple", "visual_dropout": 0.0}):
+        reference, fast = pair(IPRMConfig(**SMALL, **options))
+        seen = []
+        for stage in (fast.formation, fast.execution, fast.composition):
+            stage.register_forward_hook(lambda module, *_: seen.append(module.name))
+        args = inputs(reference.config)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = errors(step(fast, args, True), step(reference, args, True))
+        assert max(found.values()) <= 1e-10
+        assert seen == ["formation", "execution", "composition"] * 2
+
+
+def test_warns_once_and_says_what_it_costs():
+    layers.warn_once.cache_clear()
+    _, fast = changed("full", adapter, "execution.C1")
+    args = inputs(fast.config)
+    expected = r"execution\.C1 is a Adapter, so execution calls its layers as iprm\.reference does: .*\(B, K, N, R\)"
+    with pytest.warns(UserWarning, match=expected):
+        fast(*args)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fast(*args)
+
+
+def test_other_stages_stay_fused(monkeypatch):
+    """Only the stage of the layer calls its layers."""
+    _, fast = changed("full", adapter, "formation.f")
+    monkeypatch.setattr("iprm.reference.Execution.full_product", None)  # what only the reference's execution runs
+    fast(*inputs(fast.config))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("train", [False, True])
+def test_compiles_without_a_graph_break(train):
+    for change in (adapter, forward_hook):
+        _, fast = changed("full", change, "execution.C1")
+        args = inputs(fast.config)
+        fast.train(train)
+        torch._dynamo.reset()
+        compiled = torch.compile(fast, fullgraph=True, backend="aot_eager")
+        torch.manual_seed(0)
+        want = fast(*args)
+        torch.manual_seed(0)
+        torch.testing.assert_close(compiled(*args), want, rtol=1e-10, atol=1e-10)
+
+
+def test_a_bias_less_layer_is_plain():
+    """It is read past like any other."""
+    layers.warn_once.cache_clear()
+    for name, path in LAYERS:
+        model = pair(IPRMConfig(**SMALL, **MODELS[name]))[1]
+        model.get_submodule(path).bias = None
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            model(*inputs(model.config))
