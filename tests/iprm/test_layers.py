@@ -50,13 +50,6 @@ def test_equals_the_reference(name, change, train):
         want = step(reference, args, train)
         found = errors(step(fast, args, train), want)
         assert max(found.values()) <= 1e-10, (path, {k: v for k, v in found.items() if v > 1e-10})
-        unchanged = step(pair(reference.config)[1], args, train)
-        if change.__name__ not in ("without_bias", "backward_hook", "weight_norm_by_hook"):
-            assert not path.endswith(("Wk", "C1")) or errors_of_result(want, unchanged) > 1e-6  # it changes something
-
-
-def errors_of_result(got, want):
-    return (got["result"] - want["result"]).abs().max().item()
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -74,6 +67,7 @@ def test_all_layers_at_once():
     for name in MODELS:
         models = pair(IPRMConfig(**SMALL, **MODELS[name]))
         for model in models:
+            torch.manual_seed(1)
             for path in linear_layers(name):
                 adapter(model, path)
         args = inputs(models[0].config, B=2)
@@ -103,7 +97,7 @@ def test_hooks_of_stages_keep_them_fused():
         reference, fast = pair(IPRMConfig(**SMALL, **options))
         seen = []
         for stage in (fast.formation, fast.execution, fast.composition):
-            stage.register_forward_hook(lambda module, *_: seen.append(module.name))
+            stage.register_forward_hook(lambda module, *_, seen=seen: seen.append(module.name))
         args = inputs(reference.config)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
