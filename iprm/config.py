@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+import torch
+
 from iprm_kernels.activations import ACTIVATIONS
 
 CHOICES = {
@@ -134,3 +136,6 @@ class IPRMConfig:
         """The same options with every dropout rate at zero."""
         rates = [f.name for f in dataclasses.fields(self) if f.name.endswith("dropout")]
         return dataclasses.replace(self, **dict.fromkeys(rates, 0.0))
+
+
+torch.serialization.add_safe_globals([IPRMConfig])  # a checkpoint that holds one loads with weights_only=True
