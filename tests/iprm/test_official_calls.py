@@ -21,6 +21,7 @@ from iprm.official import Recurrent_Memory_Attention_Module, bare_pairs, layer_p
 by_mode = pytest.mark.parametrize("training", [False, True])
 NO_WINDOW = "results from language, learned read-out, no window"
 MODE_CASES = ["default", NO_WINDOW, "simple, two-layer projections, joined", "per-step query, joined with results"]
+LAYER_CASES = [*MODE_CASES, "simple, summed", "norms and key projection", "memory from language and picture"]
 
 
 class LoRA(nn.Module):
@@ -96,7 +97,14 @@ def answers(module, args, trained):
     return [result, *grads]
 
 
-@by_case
+def test_every_layer_has_a_case():
+    def names(cases):
+        return {name for case in cases for _, name in linear_layers(load(case)[0])}
+
+    assert names(LAYER_CASES) == names(CASES)
+
+
+@pytest.mark.parametrize("case", LAYER_CASES)
 @by_mode
 @pytest.mark.parametrize("kind", REPLACED)
 def test_a_layer_in_the_place_of_another_computes(case, training, kind):
@@ -132,7 +140,7 @@ def trained_and_merged(module, merge, theirs):
         return served, merge(module)
 
 
-@pytest.mark.parametrize("case", [*MODE_CASES, "norms and key projection"])
+@pytest.mark.parametrize("case", LAYER_CASES)
 @pytest.mark.parametrize("library", [False, True])
 def test_merging_an_adapter_does_not_move_the_result(case, library):
     module, state = small(case)
@@ -246,12 +254,22 @@ def test_replicas_compute_with_their_own_tensors(case, training, monkeypatch):
         got.append(replica(*theirs))
     torch.testing.assert_close(got, wanted, **CLOSE)
     sum(result.square().sum() for result in got).backward()
-    read = {name: p for name, p in module.named_parameters() if name != "aux_lang_token"}
-    assert all(p.grad is not None for p in read.values())
+    assert all(p.grad is not None for name, p in module.named_parameters() if name != "aux_lang_token")
+
+
+@by_case
+def test_replicas_compute_side_by_side(case, monkeypatch):
+    module, state = load(case)
+    theirs, _ = inputs()
+    factors = (0.5, 0.3, 0.2)
+    own = replicas(module.eval(), factors, monkeypatch)
+    wanted = [
+        torch.func.functional_call(module, {name: factor * p for name, p in state.items()}, theirs)
+        for factor in factors
+    ]
     with ThreadPoolExecutor(len(own)) as pool:
-        for result, want in zip(pool.map(lambda replica: replica.eval()(*theirs), own), range(len(own)), strict=True):
-            scaled = {name: factors[want] * p for name, p in state.items()}
-            torch.testing.assert_close(result, torch.func.functional_call(module.eval(), scaled, theirs), **CLOSE)
+        got = list(pool.map(lambda replica: replica(*theirs), own))
+    torch.testing.assert_close(got, wanted, **CLOSE)
 
 
 @pytest.fixture
