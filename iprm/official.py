@@ -323,7 +323,7 @@ Places = dict[str, "str | Places"]
 """By our names, as nested as they are: the published path."""
 
 
-def _places(config: IPRMConfig) -> Places:
+def _places_of(config: IPRMConfig) -> Places:
     """The published path of each layer and bare parameter, in the tree of our names."""
     places: Places = {}
     for ours, theirs in (layer_pairs(config) | bare_pairs(config)).items():
@@ -436,7 +436,7 @@ class Recurrent_Memory_Attention_Module(nn.Module):
             self.aux_lang_token = nn.Parameter(torch.randn(1, 1, self.config.dim))
         for ours, theirs in layer_pairs(self.config).items():
             _plant(self, theirs, computes.get_submodule(ours))
-        self._places = _places(self.config)
+        self._places = _places_of(self.config)
         # What computes has no layer of its own and is no child: it is filled for each forward.
         object.__setattr__(self, "_hollow", _emptied(computes, self._places))
         self.attentions = self._record(None)
@@ -481,7 +481,7 @@ class Recurrent_Memory_Attention_Module(nn.Module):
             ValueError: a wrong shape, dtype, device or layout, or no token; names the argument, what was expected and
             what came.  AttributeError: nothing is registered under a published name, which it names.
         """
-        D, weight = self.config.dim, getattr(self.vis_retrieval_block.inter2att, "weight", None)
+        D, weight = self.config.dim, getattr(_registered(self, "vis_retrieval_block.inter2att"), "weight", None)
         if not (isinstance(weight, Tensor) and weight.dtype in DTYPES):  # an adapter or a quantised layer
             weight = vis_tokens_rep
         _check_tokens("vis_tokens_rep", vis_tokens_rep, ("B", D, "N"), weight)

@@ -201,7 +201,12 @@ def test_parametrized_parameters_are_computed_with(case):
 
 def test_what_is_gone_is_named():
     theirs, _ = inputs()
-    for name in ("lang_retrieval_block.lang_mlp.0", "pool_q_linear_layer", "res_states_0"):
+    for name in (
+        "lang_retrieval_block.lang_mlp.0",
+        "vis_retrieval_block.inter2att",
+        "pool_q_linear_layer",
+        "res_states_0",
+    ):
         module, _ = load("default")
         *way, leaf = name.split(".")
         delattr(module.get_submodule(".".join(way)), leaf)
