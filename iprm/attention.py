@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from os import PathLike
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
 from iprm.reference import Attention
-from iprm_kernels.checks import described
+from iprm_kernels.checks import check_floating, check_tensor, described
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,21 +36,54 @@ def _figure() -> type[Figure]:
     return Figure
 
 
+def _check_record(attention: Any) -> None:
+    if not isinstance(attention, Attention):
+        raise TypeError(f"attention: expected iprm.Attention, got {type(attention).__name__}")
+    sizes: dict[str, tuple[int | str, ...]] = {"language": ("T", "B", "K", "L")}
+    check_floating("attention.language", attention.language)
+    if attention.language.dim() == 4:
+        T, B, K, _ = attention.language.shape
+        sizes |= {"visual": (T, B, K, "N"), "operations": (T, B, K, "columns"), "readout": (B, K)}
+    for name, shape in sizes.items():
+        value = getattr(attention, name)
+        if name == "readout" and value is None:
+            continue
+        check_floating(f"attention.{name}", value)
+        check_tensor(f"attention.{name}", value, shape, value.dtype, value.device)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _check_view(attention: Attention, sample: Any, words: Any, grid: Any) -> None:
+    B, (L, N) = attention.language.shape[1], (a.shape[-1] for a in attention[:2])
+    if not (_whole(sample) and 0 <= sample < B):
+        raise ValueError(f"sample: expected 0 to {B - 1}, got {described(sample)}")
+    if words is not None:
+        listed = isinstance(words, Sequence) and all(isinstance(word, str) for word in words)
+        if not listed or isinstance(words, str):
+            raise ValueError(f"words: expected a sequence of str, got {described(words)}")
+        if not 0 < len(words) <= L:
+            raise ValueError(f"words: expected 1 to {L}, one for each language token, got {len(words)}")
+    if grid is not None:
+        pair = isinstance(grid, Sequence) and len(grid) == 2 and all(_whole(size) and size > 0 for size in grid)
+        if not pair or grid[0] * grid[1] != N:
+            expected = f"(height, width), whole and positive, with height x width = {N}"
+            raise ValueError(f"grid: expected {expected}, got {described(grid)}")
+
+
 def _columns(
     attention: Attention, sample: int, words: Sequence[str] | None, grid: tuple[int, int] | None
 ) -> list[Column]:
     language, visual, operations = (a[:, sample].detach().float().cpu() for a in attention[:3])
-    (T, K, L), N = language.shape, visual.shape[-1]
+    (T, K, _), N = language.shape, visual.shape[-1]
     if words is not None:
-        if not 0 < len(words) <= L:
-            raise ValueError(f"words: expected 1 to {L}, one for each language token, got {len(words)}")
         language = language[..., : len(words)]
     columns = [Column("language", language, max(2.0, 0.22 * language.shape[-1]))]
     if grid is None:
         columns.append(Column("picture", visual, min(8.0, max(2.0, 0.05 * N))))
     else:
-        if len(grid) != 2 or grid[0] * grid[1] != N:
-            raise ValueError(f"grid: expected (height, width) with height x width = {N}, got {tuple(grid)}")
         maps = visual.reshape(T, K, *grid).unbind(1)
         columns += [Column(f"picture, op {k}", m, 1.1 * grid[1] / max(grid), True) for k, m in enumerate(maps, 1)]
     if operations.any():  # all zero without composition
@@ -107,15 +140,16 @@ def draw(
     Returns:
         the matplotlib Figure.
     Raises:
-        ImportError: matplotlib is missing.  TypeError: `attention` is no `iprm.Attention`.
-        ValueError: no such sample, or words or grid do not fit the tokens.
+        ImportError: matplotlib is missing.  TypeError: `attention` is no `iprm.Attention`, or `path` no path.
+        ValueError: `attention` holds something else than it says, there is no such sample, or words or grid do not
+            fit the tokens. All name the argument, what was expected and what came.
     """
     figure_class = _figure()
-    if not isinstance(attention, Attention):
-        raise TypeError(f"attention: expected iprm.Attention, got {type(attention).__name__}")
-    T, B, K, _ = attention.language.shape
-    if not (isinstance(sample, int) and 0 <= sample < B):
-        raise ValueError(f"sample: expected 0 to {B - 1}, got {described(sample)}")
+    _check_record(attention)
+    _check_view(attention, sample, words, grid)
+    if not (path is None or isinstance(path, str | PathLike)):
+        raise TypeError(f"path: expected str or os.PathLike, got {described(path)}")
+    T, _, K, _ = attention.language.shape
     columns = _columns(attention, sample, words, grid)
     rows = T if attention.readout is None else T + 1
     row_inches = min(2.5, max(1.1, 0.15 * K))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+import torch
+
 from iprm_kernels.activations import ACTIVATIONS
 
 CHOICES = {
@@ -141,3 +143,4 @@ class IPRMConfig:
 
 
 RATES = tuple(field.name for field in dataclasses.fields(IPRMConfig) if field.name.endswith("dropout"))
+torch.serialization.add_safe_globals([IPRMConfig])  # a checkpoint that holds one loads with weights_only=True

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from iprm import fast
 from iprm.config import IPRMConfig
 from iprm.reference import Attention
-from iprm_kernels.checks import check_choice, check_floating, check_tensor, described
+from iprm_kernels.checks import DTYPES, check_choice, check_floating, check_tensor, described
 
 PLAIN_FIELDS = {
     "num_ops": "NUM_MEMORY_TOKENS",
@@ -74,6 +74,9 @@ BARE_PARAMETERS = {
     "readout.query": "random_token_result_pool",
 }
 """Parameters that belong to no layer."""
+WRAPPERS = ("module.", "_orig_mod.")
+"""What data-parallel wrappers and `torch.compile` put before every name of a state dict."""
+MASK_DTYPES = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, *DTYPES)
 
 
 def _has(node: Any, name: str) -> bool:
@@ -230,20 +233,48 @@ def name_pairs(config: IPRMConfig) -> dict[str, str]:
     return bare_pairs(config) | {f"{a}.{p}": f"{b}.{p}" for a, b in layers for p in ("weight", "bias")}
 
 
+def strip_prefixes(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict without the prefixes of `WRAPPERS`, in any nesting, where every name has them.
+
+    `load_state_dict` of the class itself takes published names alone: give it what this returns.
+
+    Raises:
+        TypeError: `state_dict` is no mapping.
+    """
+    if not isinstance(state_dict, Mapping):
+        raise TypeError(f"state_dict: expected a mapping of names to tensors, got {type(state_dict).__name__}")
+    stripped = dict(state_dict)
+    while stripped and (wrapper := next((w for w in WRAPPERS if all(name.startswith(w) for name in stripped)), None)):
+        stripped = {name.removeprefix(wrapper): value for name, value in stripped.items()}
+    return stripped
+
+
+def _some(names: Iterable[str], limit: int = 3) -> str:
+    """`'a', 'b', 'c' and 20 more`, or `none`."""
+    names = sorted(map(repr, names))
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more or "none"
+
+
 def _renamed(state_dict: Mapping[str, Tensor], names: Mapping[str, str], what: str) -> dict[str, Tensor]:
-    missing, unknown = sorted(names.keys() - state_dict.keys()), sorted(state_dict.keys() - names.keys())
+    missing, unknown = names.keys() - state_dict.keys(), state_dict.keys() - names.keys()
     if missing or unknown:
-        raise ValueError(f"state_dict: expected {what}; missing {missing}, unknown {unknown}")
+        raise ValueError(f"state_dict: expected {what}; missing {_some(missing)}; unknown {_some(unknown)}")
     return {new: state_dict[old] for old, new in names.items()}
 
 
 def to_official(state_dict: Mapping[str, Tensor], config: IPRMConfig) -> dict[str, Tensor]:
     """The weights of `iprm.reference.IPRM` or `iprm.fast.IPRM` under their published names, not copied.
 
+    Args:
+        state_dict: names of ours -> tensors; prefixes as in `strip_prefixes` are taken off.
+        config: the options of the module that the weights are of.
     Raises:
-        ValueError: a name is missing or unknown; lists them all.
+        TypeError: `state_dict` is no mapping.  ValueError: a name is missing or unknown; says how many, and the
+        first few.
     """
-    state = _renamed(state_dict, name_pairs(config), "the parameters of IPRM with this config")
+    what = "the parameters of IPRM with this config"
+    state = _renamed(strip_prefixes(state_dict), name_pairs(config), what)
     if (query := "random_token_result_pool") in state:
         state[query] = state[query].reshape(1, 1, -1)
     return state
@@ -252,12 +283,15 @@ def to_official(state_dict: Mapping[str, Tensor], config: IPRMConfig) -> dict[st
 def from_official(state_dict: Mapping[str, Tensor], config: IPRMConfig) -> dict[str, Tensor]:
     """The weights of the published module under our names, not copied.
 
-    A published `aux_lang_token`, which no computation reads, is left out.
-
+    Args:
+        state_dict: published names -> tensors; prefixes as in `strip_prefixes` are taken off. `aux_lang_token`, which
+            no computation reads, is left out.
+        config: the options of the module that the weights are of.
     Raises:
-        ValueError: a name is missing or unknown; lists them all.
+        TypeError: `state_dict` is no mapping.  ValueError: a name is missing or unknown; says how many, and the
+        first few.
     """
-    state = {name: value for name, value in state_dict.items() if name != UNUSED_PARAMETER}
+    state = {name: value for name, value in strip_prefixes(state_dict).items() if name != UNUSED_PARAMETER}
     names = {theirs: ours for ours, theirs in name_pairs(config).items()}
     state = _renamed(state, names, "the published parameters of this config")
     if "readout.query" in state:
@@ -275,12 +309,93 @@ def _plant(root: nn.Module, path: str, layer: nn.Module) -> None:
     root.add_module(leaf, layer)
 
 
-def _keep(name: str, mask: Tensor | None, sizes: tuple[int, int]) -> Tensor | None:
+def _registered(root: nn.Module, path: str) -> nn.Module | Tensor:
+    """The layer or parameter that `root` has at a dotted path now."""
+    found = root
+    for name in path.split("."):
+        found = getattr(found, name, None)
+    if found is None:
+        raise AttributeError(f"{path}: expected the layer or parameter of this published name, got none")
+    return found
+
+
+Places = dict[str, "str | Places"]
+"""By our names, as nested as they are: the published path."""
+
+
+def _places_of(config: IPRMConfig) -> Places:
+    """The published path of each layer and bare parameter, in the tree of our names."""
+    places: Places = {}
+    for ours, theirs in (layer_pairs(config) | bare_pairs(config)).items():
+        *way, leaf = ours.split(".")
+        node = places
+        for name in way:
+            node = node.setdefault(name, {})
+        node[leaf] = theirs
+    return places
+
+
+def _emptied(module: nn.Module, places: Places) -> nn.Module:
+    """`module` without the layers and parameters that have a place."""
+    for name, place in places.items():
+        if isinstance(place, dict):
+            _emptied(getattr(module, name), place)
+        else:
+            delattr(module, name)
+    return module
+
+
+def _filled(hollow: nn.Module, places: Places, root: nn.Module) -> nn.Module:
+    """A copy of `hollow`, in `root`'s mode, whose layers and parameters are those that `root` has now.
+
+    A shallow copy of each attribute dictionary, as no module can be constructed in a traced graph.
+    """
+    children, parameters = dict(hollow._modules), dict(hollow._parameters)
+    for name, place in places.items():
+        if isinstance(place, dict):
+            children[name] = _filled(hollow._modules[name], place, root)
+            continue
+        found = _registered(root, place)
+        if isinstance(found, nn.Module):
+            children[name] = found
+        else:  # (1, 1, D) is published where ours is (D,)
+            parameters[name] = found.reshape(-1) if found.dim() == 3 else found
+    filled = object.__new__(type(hollow))
+    filled.__dict__.update(hollow.__dict__, training=root.training, _modules=children, _parameters=parameters)
+    return filled
+
+
+def _check_dense(name: str, value: Any) -> None:
+    if isinstance(value, Tensor) and (value.is_nested or value.layout != torch.strided):
+        layout = "nested" if value.is_nested else str(value.layout).removeprefix("torch.")
+        raise ValueError(f"{name}: expected a dense tensor, got a {layout} one")
+
+
+def _castable(dtype: torch.dtype, weight: Tensor) -> bool:
+    """Whether autocast is on and brings such inputs and weights together: it leaves float64 as it is."""
+    kind = weight.device.type
+    if kind == "meta" or not torch.is_autocast_enabled(kind) or weight.dtype == torch.float64:
+        return False
+    return dtype in (torch.float32, torch.get_autocast_dtype(kind))
+
+
+def _check_tokens(name: str, value: Any, sizes: tuple[int | str, ...], weight: Tensor) -> None:
+    """Raise unless `value` is dense, of these sizes and with tokens, on the weights' device and of their dtype."""
+    _check_dense(name, value)
+    check_floating(name, value)
+    check_tensor(name, value, sizes, value.dtype if _castable(value.dtype, weight) else weight.dtype, weight.device)
+    if any(want in ("L", "N") and got == 0 for want, got in zip(sizes, value.shape, strict=True)):
+        raise ValueError(f"{name}: expected at least one token, got {tuple(value.shape)}")
+
+
+def _keep(name: str, mask: Any, sizes: tuple[int, int], device: torch.device) -> Tensor | None:
     """A published mask as bool, true = keep."""
     if mask is None:
         return None
-    if not (isinstance(mask, Tensor) and mask.shape == sizes):
-        raise ValueError(f"{name}: expected {sizes}, 1 = keep, got {described(mask)}")
+    _check_dense(name, mask)
+    if not (isinstance(mask, Tensor) and mask.shape == sizes and mask.dtype in MASK_DTYPES and mask.device == device):
+        kind = f"{sizes} bool, integer or floating on {device}, 1 = keep"
+        raise ValueError(f"{name}: expected {kind}, got {described(mask)}")
     return mask if mask.dtype == torch.bool else mask > 0.5
 
 
@@ -293,8 +408,14 @@ class Recurrent_Memory_Attention_Module(nn.Module):
             parameter `aux_lang_token` (1, 1, D), which no computation reads.
         backend: as for `iprm.fast.IPRM`.
 
-    `attentions` describes the last forward if that was called with save_atts, and else holds only None. They
-    are probabilities before attention dropout, without gradient:
+    Layers and parameters are looked up under their published names in each forward. So what is registered there is
+    what computes: a layer put in the place of another (an adapter, a quantised one), a functional call's tensor, that
+    of a `nn.DataParallel` replica. The modules between (`lang_retrieval_block` and so on) only give names; none of
+    them is called, so a hook on one does not run.
+
+    A forward changes nothing in the module, so that any number of threads may call it, but with save_atts it sets
+    `attentions` (on a replica, the replica's). These are of the last such forward, and None before the first. They are
+    probabilities before attention dropout, without gradient:
         "text": (T, B, K, L, 1).  "image": (T, B, K, N, 1). (The published code keeps masked logits here.)
         "inter_mem_op": (T, B, K, K·(1 + min(W, T)), 1), zero where a step has fewer columns; None without
             composition.
@@ -306,12 +427,8 @@ class Recurrent_Memory_Attention_Module(nn.Module):
         super().__init__()
         self.config = config_from_official(cfg)
         computes = fast.IPRM(self.config, backend)
-        # Each layer has two parents: its published name is registered here, and the module that computes with
-        # it is kept out of sight of `named_parameters`. A parameter without a layer lives here alone and is
-        # lent for each forward, so that replacing it (by assignment, by a functional call) has its effect.
         for ours, theirs in bare_pairs(self.config).items():
-            stage, leaf = ours.split(".")
-            parameter = getattr(computes, stage)._parameters[leaf]
+            parameter = computes.get_parameter(ours)
             if theirs == "random_token_result_pool":
                 parameter = nn.Parameter(parameter.detach().reshape(1, 1, -1))
             self.register_parameter(theirs, parameter)
@@ -319,19 +436,10 @@ class Recurrent_Memory_Attention_Module(nn.Module):
             self.aux_lang_token = nn.Parameter(torch.randn(1, 1, self.config.dim))
         for ours, theirs in layer_pairs(self.config).items():
             _plant(self, theirs, computes.get_submodule(ours))
-        object.__setattr__(self, "_computes", computes)
-        self._lend(False)
+        self._places = _places_of(self.config)
+        # What computes has no layer of its own and is no child: it is filled for each forward.
+        object.__setattr__(self, "_hollow", _emptied(computes, self._places))
         self.attentions = self._record(None)
-
-    def _lend(self, lent: bool) -> None:
-        for ours, theirs in bare_pairs(self.config).items():
-            stage, leaf = ours.split(".")
-            getattr(self._computes, stage)._parameters[leaf] = getattr(self, theirs) if lent else None
-
-    def train(self, mode: bool = True) -> Recurrent_Memory_Attention_Module:
-        """Set training or evaluation mode, also where it computes."""
-        self._computes.train(mode)
-        return super().train(mode)
 
     def _record(self, attention: Attention | None) -> dict[str, Tensor | None]:
         record = dict.fromkeys(("text", "image", "inter", "start", "inter_mem_op", "final_pool_attn_wt"))
@@ -366,26 +474,27 @@ class Recurrent_Memory_Attention_Module(nn.Module):
             lang_token_mask: (B, L), 1 = keep: float (keep above 0.5), integer or bool; None keeps all.
             vis_token_mask: (B, N) likewise.
             lang_tokens_rep_lens, vis_tokens_lens, vis_tokens_lens_max: not used, as in the published code.
-            save_atts: fill `attentions`.
+            save_atts: set `attentions`, which other forwards leave as they are.
         Returns:
             the result (B, D).
         Raises:
-            ValueError: a wrong shape, dtype or device; names the argument, what was expected and what came.
+            ValueError: a wrong shape, dtype, device or layout, or no token; names the argument, what was expected and
+            what came.  AttributeError: nothing is registered under a published name, which it names.
         """
-        D = self.config.dim
-        tokens = {"lang_tokens_rep": (lang_tokens_rep, ("B", "L", D))}
-        tokens["lang_summary_rep"] = (lang_summary_rep, ("B", D))
-        tokens["vis_tokens_rep"] = (vis_tokens_rep, ("B", D, "N"))
-        for name, (value, sizes) in tokens.items():
-            check_floating(name, value)
-            check_tensor(name, value, sizes, value.dtype, value.device)
-        language_mask = _keep("lang_token_mask", lang_token_mask, tuple(lang_tokens_rep.shape[:2]))
-        visual_mask = _keep("vis_token_mask", vis_token_mask, tuple(vis_tokens_rep.shape[::2]))
+        D, weight = self.config.dim, getattr(_registered(self, "vis_retrieval_block.inter2att"), "weight", None)
+        if not (isinstance(weight, Tensor) and weight.dtype in DTYPES):  # an adapter or a quantised layer
+            weight = vis_tokens_rep
+        _check_tokens("vis_tokens_rep", vis_tokens_rep, ("B", D, "N"), weight)
+        B, _, N = vis_tokens_rep.shape
+        _check_tokens("lang_tokens_rep", lang_tokens_rep, (B, "L", D), weight)
+        _check_tokens("lang_summary_rep", lang_summary_rep, (B, D), weight)
+        language_mask = _keep("lang_token_mask", lang_token_mask, (B, lang_tokens_rep.shape[1]), weight.device)
+        visual_mask = _keep("vis_token_mask", vis_token_mask, (B, N), weight.device)
         visual = vis_tokens_rep.transpose(1, 2).contiguous()  # every step reads it: copied once, not T times
+        computes = _filled(self._hollow, self._places, self)
         inputs = (lang_tokens_rep, lang_summary_rep, visual, language_mask, visual_mask)
-        self._lend(True)
-        result = self._computes(*inputs, return_attention=save_atts)
-        self._lend(False)
-        result, attention = result if save_atts else (result, None)
+        if not save_atts:
+            return computes(*inputs)
+        result, attention = computes(*inputs, return_attention=True)
         self.attentions = self._record(attention)
         return result

@@ -52,8 +52,8 @@ def call(op: str, algebra: Callable, backend: str, *args):
 
 
 def backward(op: str, algebra: Callable, backend: str, *args):
-    """The registered backward op, or where a graph of it is asked for (create_graph) its algebra."""
-    if not torch.is_grad_enabled():
+    """The registered backward op; its algebra where a graph of it is asked for (create_graph) or it is mapped."""
+    if not (torch.is_grad_enabled() or transformed()):
         return getattr(torch.ops.iprm, op)(*args, backend)
     with without_autocast(args[0].device):
         return algebra(*args)

@@ -93,6 +93,9 @@ def test_record_of_low_precision_and_one_of_each():
     assert len(images(draw(attention, 0, ["yes"], (1, 1)))) == 3
 
 
+GRID = "grid: expected (height, width), whole and positive, with height x width = 12, got"
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
@@ -101,14 +104,56 @@ def test_record_of_low_precision_and_one_of_each():
         ({"sample": 0.5}, ValueError, "sample: expected 0 to 1, got 0.5 (float)"),
         ({"words": WORDS * 2}, ValueError, "words: expected 1 to 5, one for each language token, got 8"),
         ({"words": []}, ValueError, "words: expected 1 to 5, one for each language token, got 0"),
-        ({"grid": (3, 3)}, ValueError, "grid: expected (height, width) with height x width = 12, got (3, 3)"),
-        ({"grid": (12,)}, ValueError, "grid: expected (height, width) with height x width = 12, got (12,)"),
+        ({"sample": True}, ValueError, "sample: expected 0 to 1, got True (bool)"),
+        ({"sample": None}, ValueError, "sample: expected 0 to 1, got None"),
+        ({"sample": torch.tensor(0)}, ValueError, "sample: expected 0 to 1, got () int64 on cpu"),
+        ({"words": True}, ValueError, "words: expected a sequence of str, got True (bool)"),
+        ({"words": 4}, ValueError, "words: expected a sequence of str, got 4 (int)"),
+        ({"words": "is it"}, ValueError, "words: expected a sequence of str, got 'is it' (str)"),
+        ({"words": ["is", 2]}, ValueError, "words: expected a sequence of str, got ['is', 2] (list)"),
+        ({"grid": (3, 3)}, ValueError, f"{GRID} (3, 3) (tuple)"),
+        ({"grid": (12,)}, ValueError, f"{GRID} (12,) (tuple)"),
+        ({"grid": (-3, -4)}, ValueError, f"{GRID} (-3, -4) (tuple)"),
+        ({"grid": (True, 12)}, ValueError, f"{GRID} (True, 12) (tuple)"),
+        ({"grid": (3.0, 4.0)}, ValueError, f"{GRID} (3.0, 4.0) (tuple)"),
+        ({"grid": True}, ValueError, f"{GRID} True (bool)"),
+        ({"grid": 12}, ValueError, f"{GRID} 12 (int)"),
+        ({"grid": "34"}, ValueError, f"{GRID} '34' (str)"),
+        ({"path": 3}, TypeError, "path: expected str or os.PathLike, got 3 (int)"),
+        ({"path": True}, TypeError, "path: expected str or os.PathLike, got True (bool)"),
         ({"attention": torch.ones(1)}, TypeError, "attention: expected iprm.Attention, got Tensor"),
+        ({"attention": None}, TypeError, "attention: expected iprm.Attention, got NoneType"),
     ],
 )
 def test_wrong_arguments(arguments, error, message):
     with pytest.raises(error, match=re.escape(message)):
         draw(**({"attention": record(), "sample": 0} | arguments))
+
+
+@pytest.mark.parametrize("field", Attention._fields)
+@pytest.mark.parametrize("wrong", [torch.Tensor.tolist, torch.Tensor.long, lambda a: a[0]])
+def test_wrong_records(field, wrong):
+    right = record()
+    with pytest.raises(ValueError, match=rf"^attention\.{field}: expected "):
+        draw(right._replace(**{field: wrong(getattr(right, field))}), 0)
+
+
+@pytest.mark.parametrize("field", Attention._fields[:3])
+def test_missing_attention(field):
+    with pytest.raises(ValueError, match=rf"^attention\.{field}: expected .*, got None"):
+        draw(record()._replace(**{field: None}), 0)
+
+
+@pytest.mark.parametrize("field", Attention._fields[1:])
+def test_records_whose_sizes_differ(field):
+    right = record()
+    twice = torch.cat([getattr(right, field)] * 2)
+    with pytest.raises(ValueError, match=rf"^attention\.{field}: expected \(.* float32 on cpu, got"):
+        draw(right._replace(**{field: twice}), 0)
+
+
+def test_lists_are_as_good_as_tuples():
+    assert len(images(draw(record(), 1, tuple(WORDS), [3, 4]))) == T * (K + 2)
 
 
 def test_missing_matplotlib_is_named(monkeypatch):

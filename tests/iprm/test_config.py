@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 
 import pytest
+import torch
 
 from iprm import IPRMConfig
 
@@ -58,3 +61,14 @@ def test_without_dropout():
     config = IPRMConfig().without_dropout()
     assert not any(getattr(config, f.name) for f in dataclasses.fields(config) if f.name.endswith("dropout"))
     assert config.dim == 512
+
+
+@pytest.mark.parametrize("options", [{}, {"execution": "simple", "operation_mlp": True, "dim": 64}])
+def test_a_checkpoint_that_holds_one_loads_with_weights_only(options, tmp_path):
+    config = IPRMConfig(**options)
+    torch.save({"config": config, "model": {"weight": torch.ones(2)}}, tmp_path / "checkpoint.pt")
+    loaded = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert loaded["config"] == config
+    fresh = f"import torch, iprm; print(torch.load({str(tmp_path / 'checkpoint.pt')!r}, weights_only=True)['config'])"
+    printed = subprocess.run([sys.executable, "-c", fresh], check=True, capture_output=True, text=True).stdout
+    assert printed.strip() == repr(config)

@@ -8,212 +8,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+from published import CASES, CLOSE, B, D, K, L, N, R, T, by_case, inputs, load, options, reference_of
 
 from iprm import IPRMConfig, fast, reference
-from iprm.official import Recurrent_Memory_Attention_Module, config_from_official, from_official, to_official
-
-B, L, N, D, K, T, R = 2, 5, 7, 8, 3, 2, 4
-CLOSE = {"rtol": 1e-10, "atol": 1e-10}
-
-
-def layers(prefix, **sizes):
-    """Shapes of linear maps: name -> (outputs, inputs); dots in names are written as two underscores."""
-    shapes = {}
-    for name, (outputs, inputs) in sizes.items():
-        path = prefix + name.replace("__", ".").strip("_")
-        shapes |= {f"{path}.weight": (outputs, inputs), f"{path}.bias": (outputs,)}
-    return shapes
-
-
-def norms(*paths):
-    return {f"{path}.{leaf}": (D,) for path in paths for leaf in ("weight", "bias")}
-
-
-STATES = {"op_states_0": (K, D), "res_states_0": (K, D)}
-LANG = layers("lang_retrieval_block.", attn=(1, D), lang_mlp__0=(D, D), lang_mlp__3=(D, D))
-RES_MLP = layers("lang_retrieval_block.", res_mlp__0=(D, D), res_mlp__3=(D, D))
-VIS = layers(
-    "vis_retrieval_block.",
-    proj_vis=(R, D),
-    proj_vis2=(D, D),
-    proj_concat_mod_and_og_vis__0=(R, 2 * R),
-    proj_concat_mod_and_og_vis__2=(R, R),
-    proj_prev_res=(R, D),
-    proj_lang=(R, D),
-    proj_lang2=(R, D),
-    inter2att=(1, R),
+from iprm.official import (
+    MASK_DTYPES,
+    WRAPPERS,
+    Recurrent_Memory_Attention_Module,
+    config_from_official,
+    from_official,
+    strip_prefixes,
+    to_official,
 )
-SIMPLE = layers("vis_retrieval_block.", v_proj=(D, D), k_proj__0=(R, D), k_proj__2=(R, R), inter2att=(1, R))
-UPDATE = layers("memory_update_block.", proj_new_result_state=(D, 2 * D), proj_new_lang_state=(D, 2 * D))
-INTERACTION = layers(
-    "memory_interaction_block.",
-    op_state_query=(D, D),
-    attn=(1, D),
-    op_state_value=(D, D),
-    result_state_value=(D, D),
-    weighted_residual_op_state=(D, D),
-    weighted_residual_result_state=(D, D),
-)
-POOL_K = layers("", result_pool_mod_attn_layer=(1, D), pool_k_linear_layer=(D, D))
-POOL = POOL_K | layers("", pool_q_linear_layer=(D, D))
-
-ALWAYS = {"NUM_MEMORY_TOKENS": K, "NUM_COMPUTATION_STEPS": T, "REDUCTION_R": 2}
-CASES = {
-    "default": ({}, STATES | LANG | VIS | UPDATE | INTERACTION | POOL),
-    "per-step query, joined with results": (
-        {
-            "DO_TIME_STEP_SPECIFIC_PROJ": True,
-            "USE_PRIOR_RESULT_STATES_FOR_LANG_QUERY": True,
-            "PRIOR_RESULT_STATE_MLP_NONLIN_FOR_LANG_RETRIEVAL": "relu",
-            "DO_CONCAT_PROJ_FOR_QUERY_LANG_RETRIEVAL": True,
-        },
-        STATES
-        | layers(
-            "lang_retrieval_block.",
-            attn=(1, D),
-            lang_mlp__0=(D, D),
-            time_specific_projs__0=(D, D),
-            time_specific_projs__1=(D, D),
-            joint_proj=(D, 2 * D),
-        )
-        | RES_MLP
-        | VIS
-        | UPDATE
-        | INTERACTION
-        | POOL,
-    ),
-    "query summed with results": (
-        {"USE_PRIOR_RESULT_STATES_FOR_LANG_QUERY": True},
-        STATES | LANG | RES_MLP | VIS | UPDATE | INTERACTION | POOL,
-    ),
-    "simple, two-layer projections, joined": (
-        {
-            "USE_SIMPLER_VIS_RETRIEVAL_BLOCK": True,
-            "USE_MLP_FOR_PRIOR_RESULTS_PROJ_IN_VISRETRIEVAL": True,
-            "USE_MLP_FOR_LANG_PROJ_IN_VISRETRIEVAL": True,
-            "DO_CONCAT_PROJ_FOR_QUERY_VIS_RETRIEVAL": True,
-        },
-        STATES
-        | LANG
-        | SIMPLE
-        | layers(
-            "vis_retrieval_block.",
-            proj_prev_res__0=(R, D),
-            proj_prev_res__3=(R, R),
-            proj_lang__0=(R, D),
-            proj_lang__3=(R, R),
-            query_proj=(R, 2 * R),
-        )
-        | UPDATE
-        | INTERACTION
-        | POOL,
-    ),
-    "simple, summed": (
-        {"USE_SIMPLER_VIS_RETRIEVAL_BLOCK": True, "VIS_BLOCK_NONLIN": "tanh"},
-        STATES
-        | LANG
-        | SIMPLE
-        | layers("vis_retrieval_block.", proj_prev_res=(R, D), proj_lang=(R, D))
-        | UPDATE
-        | INTERACTION
-        | POOL,
-    ),
-    "norms and key projection": (
-        {
-            "LANG_BLOCK_USE_LN": True,
-            "VIS_BLOCK_USE_LN": True,
-            "MEM_UPDATE_BLOCK_USE_LN": True,
-            "OP_INTERACTION_BLOCK_USE_LN": True,
-            "MEMORY_STATE_UPDATE_DO_KEY_PROJ_OF_LANG_STATE": True,
-            "MEMORY_STATE_UPDATE_MASK_SELF_IN_ATTN": False,
-            "MEM_OP_UPDATE_NONLIN": "tanh",
-            "MEM_RES_UPDATE_NONLIN": "gelu",
-        },
-        STATES
-        | LANG
-        | VIS
-        | UPDATE
-        | INTERACTION
-        | layers("memory_interaction_block.", op_state_key=(D, D))
-        | norms("lang_retrieval_block.ln_lang", "vis_retrieval_block.ln_vis")
-        | norms("memory_update_block.ln_res", "memory_update_block.ln_op")
-        | norms("memory_interaction_block.ln_op_post", "memory_interaction_block.ln_res_post")
-        | POOL,
-    ),
-    "memory from language and picture": (
-        {"MEMORY_OP_STATE_INIT": "lang_projs", "MEMORY_RES_STATE_INIT": "vis_projs_on_avp"},
-        LANG
-        | VIS
-        | UPDATE
-        | INTERACTION
-        | layers("", op_init_projs__0=(D, D), op_init_projs__1=(D, D), op_init_projs__2=(D, D))
-        | layers("", res_init_projs__0=(D, D), res_init_projs__1=(D, D), res_init_projs__2=(D, D))
-        | POOL,
-    ),
-    "results from language, learned read-out, no window": (
-        {
-            "MEMORY_RES_STATE_INIT": "lang_projs",
-            "MEMORY_RES_POOL_METHOD": "random_token_query_pool_op",
-            "MEMORY_ATT_WINDOW_LEN": 0,
-        },
-        {"op_states_0": (K, D), "random_token_result_pool": (1, 1, D)}
-        | LANG
-        | VIS
-        | UPDATE
-        | INTERACTION
-        | layers("", res_init_projs__0=(D, D), res_init_projs__1=(D, D), res_init_projs__2=(D, D))
-        | POOL_K,
-    ),
-    "mean read-out, no update": (
-        {"MEMORY_RES_POOL_METHOD": "avp", "DO_MEMORY_UPDATE": False, "MEMORY_ATT_WINDOW_LEN": 5},
-        STATES | LANG | VIS | INTERACTION,
-    ),
-    "first read-out, no composition": (
-        {"MEMORY_RES_POOL_METHOD": "first_token", "DO_MEMORY_OP_INTERACTION": False},
-        STATES | LANG | VIS | UPDATE,
-    ),
-    "unused parameter": (
-        {"ADD_AUX_LANG_TOKEN": True, "NONLIN_FOR_LANG_PROJ_IN_VISRETRIEVAL": "elu"},
-        STATES | {"aux_lang_token": (1, 1, D)} | LANG | VIS | UPDATE | INTERACTION | POOL,
-    ),
-}
-by_case = pytest.mark.parametrize("case", CASES)
-
-
-def options(**fields):
-    return {"VLM": {"DIM": D}, "IPRM": ALWAYS | fields}
-
-
-def published_state(shapes):
-    torch.manual_seed(1)
-    return {name: torch.randn(shape, dtype=torch.float64) for name, shape in shapes.items()}
-
-
-def load(case):
-    """The module with a state dict of the published layout, and that state dict."""
-    fields, shapes = CASES[case]
-    module = Recurrent_Memory_Attention_Module(D, options(**fields)).double()
-    state = published_state(shapes)
-    module.load_state_dict(state, strict=True)
-    return module, state
-
-
-def reference_of(module, state):
-    plain = reference.IPRM(module.config).double()
-    plain.load_state_dict(from_official(state, module.config), strict=True)
-    return plain
-
-
-def inputs(seed=0):
-    """Published arguments, and the same for `iprm.reference`."""
-    torch.manual_seed(seed)
-    language, summary, visual = torch.randn(B, L, D), torch.randn(B, D), torch.randn(B, D, N)
-    language_mask, visual_mask = torch.ones(B, L), torch.ones(B, N)
-    language_mask[0, 3:] = 0
-    visual_mask[1, ::2] = 0
-    theirs = tuple(x.double() for x in (language, summary, visual, language_mask, visual_mask))
-    ours = (*theirs[:2], theirs[2].mT, language_mask.bool(), visual_mask.bool())
-    return theirs, ours
 
 
 @by_case
@@ -453,34 +259,6 @@ def test_copies_are_whole_and_independent(case, clone):
     torch.testing.assert_close(module(*theirs), expected, **CLOSE)
 
 
-@by_case
-def test_replaced_parameters_are_computed_with(case):
-    module, state = load(case)
-    theirs, _ = inputs()
-    expected = module.eval()(*theirs)
-    fields, _ = CASES[case]
-    empty = Recurrent_Memory_Attention_Module(D, options(**fields)).double().eval()
-    torch.testing.assert_close(torch.func.functional_call(empty, state, theirs), expected, **CLOSE)
-    copy.deepcopy(empty)
-    empty.load_state_dict(state, assign=True)
-    torch.testing.assert_close(empty(*theirs), expected, **CLOSE)
-    with torch.device("meta"):
-        late = Recurrent_Memory_Attention_Module(D, options(**fields))
-    late = late.to_empty(device="cpu").double().eval()
-    late.load_state_dict(state)
-    torch.testing.assert_close(late(*theirs), expected, **CLOSE)
-
-
-def test_training_mode_reaches_the_computation():
-    module, _ = load("default")
-    theirs, _ = inputs()
-    parent = torch.nn.Sequential(module)
-    parent.train()
-    assert not torch.allclose(module(*theirs), module(*theirs))
-    parent.eval()
-    torch.testing.assert_close(module(*theirs), module(*theirs), **CLOSE)
-
-
 def test_one_step_of_an_optimiser_moves_the_result():
     module, _ = load("results from language, learned read-out, no window")
     theirs, _ = inputs()
@@ -491,20 +269,12 @@ def test_one_step_of_an_optimiser_moves_the_result():
     assert not torch.allclose(module(*theirs), before)
 
 
-def test_compiles_to_one_graph():
-    module, _ = load("results from language, learned read-out, no window")
-    theirs, _ = inputs()
-    expected = module.eval()(*theirs)
-    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(*theirs), expected, **CLOSE)
-
-
-@pytest.mark.parametrize("kind", [torch.Tensor.bool, torch.Tensor.long, torch.Tensor.float])
-def test_masks_of_any_kind(kind):
+@pytest.mark.parametrize("dtype", MASK_DTYPES)
+def test_masks_of_any_kind(dtype):
     module, _ = load("default")
     theirs, _ = inputs()
     expected = module.eval()(*theirs)
-    torch.testing.assert_close(module(*theirs[:3], kind(theirs[3]), kind(theirs[4])), expected, **CLOSE)
+    torch.testing.assert_close(module(*theirs[:3], *(mask.to(dtype) for mask in theirs[3:])), expected, **CLOSE)
 
 
 def test_no_mask_keeps_all():
@@ -540,7 +310,7 @@ def test_attentions(case):
     else:
         torch.testing.assert_close(record["final_pool_attn_wt"], expected.readout[:, None, :, None])
     module(*theirs)
-    assert all(value is None for value in module.attentions.values())
+    assert module.attentions is record, "a forward that is not asked for attention leaves the record alone"
 
 
 class AttributeDict(dict):
@@ -714,30 +484,151 @@ def test_wrong_state_dicts(convert):
     assert all(name in str(raised.value) for name in (first, second, "odd.weight"))
 
 
+@pytest.mark.parametrize("convert", [to_official, from_official])
+def test_errors_do_not_list_every_name(convert):
+    config = config_from_official(options())
+    with pytest.raises(ValueError, match=r"missing '[^,]*', '[^,]*', '[^,]*' and (\d+) more; unknown none") as raised:
+        convert({}, config)
+    assert len(str(raised.value)) < 300
+    state = {f"body.{name}": value for name, value in reference.IPRM(config).state_dict().items()}
+    with pytest.raises(ValueError, match=f"unknown 'body.*, 'body.*, 'body.* and {len(state) - 3} more$"):
+        convert(state, config)
+    for wrong in (None, [("a", 1)], reference.IPRM(config)):
+        expected = f"state_dict: expected a mapping of names to tensors, got {type(wrong).__name__}"
+        with pytest.raises(TypeError, match=expected):
+            convert(wrong, config)
+
+
+PREFIXES = [*WRAPPERS, "module._orig_mod.", "_orig_mod.module.", "module.module._orig_mod."]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("case", ["default", "unused parameter"])
+def test_prefixes_of_wrappers_are_taken_off(case, prefix):
+    module, state = load(case)
+    wrapped = {prefix + name: value for name, value in state.items()}
+    assert strip_prefixes(wrapped) == state
+    module.load_state_dict(strip_prefixes(wrapped), strict=True)
+    ours = from_official(state, module.config)
+    assert list(from_official(wrapped, module.config)) == list(ours)
+    theirs = to_official({prefix + name: value for name, value in ours.items()}, module.config)
+    assert list(theirs) == list(to_official(ours, module.config))
+
+
+def test_prefixes_of_real_wrappers():
+    module, state = load("default")
+    module.eval()
+    compiled = torch.compile(module)
+    assert strip_prefixes(compiled.state_dict()).keys() == state.keys()
+    assert strip_prefixes(torch.nn.DataParallel(compiled).state_dict()).keys() == state.keys()
+
+
+def test_a_prefix_that_some_names_lack_stays():
+    mixed = {"module.a": torch.ones(1), "b": torch.ones(1)}
+    assert strip_prefixes(mixed) == mixed
+    assert strip_prefixes({}) == {}
+
+
 def test_wrong_backend():
     with pytest.raises(ValueError, match="backend: expected one of 'auto'"):
         Recurrent_Memory_Attention_Module(D, options(), backend="abacus")
 
 
-@pytest.mark.parametrize(
-    ("place", "value", "message"),
-    [
-        (0, torch.zeros(B, D).double(), "lang_tokens_rep: expected (B, L, 8) float64 on cpu, got (2, 8)"),
-        (1, torch.zeros(B, D + 1).double(), "lang_summary_rep: expected (B, 8) float64 on cpu, got (2, 9)"),
-        (
-            2,
-            torch.zeros(B, N, D).double(),
-            "vis_tokens_rep: expected (B, 8, N) float64 on cpu, got (2, 7, 8)",
-        ),
-        (2, None, "vis_tokens_rep: expected a tensor"),
-        (3, torch.ones(B, L + 1), "lang_token_mask: expected (2, 5), 1 = keep, got (2, 6) float32 on cpu"),
-        (4, torch.ones(N), "vis_token_mask: expected (2, 7), 1 = keep, got (7,) float32 on cpu"),
-        (4, [[1] * N] * B, "vis_token_mask: expected (2, 7), 1 = keep, got [[1"),
-    ],
-)
-def test_wrong_inputs(place, value, message):
-    module, _ = load("default")
+NAMES = ("lang_tokens_rep", "lang_summary_rep", "vis_tokens_rep", "lang_token_mask", "vis_token_mask")
+SHAPES = ("(2, L, 8)", "(2, 8)", "(B, 8, N)", "(2, 5)", "(2, 7)")
+KINDS = "bool, integer or floating on cpu, 1 = keep, got"
+
+
+def refused(module, place, value):
+    """The message about an argument that is replaced by a wrong one."""
     arguments = list(inputs()[0])
     arguments[place] = value
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ValueError, match=f"^{NAMES[place]}: expected ") as raised:
         module(*arguments)
+    return str(raised.value)
+
+
+def sparse(x):
+    return x.to_sparse()
+
+
+def nested(x):
+    return torch.nested.as_nested_tensor([x[0], x[1][:1]])
+
+
+def jagged(x):
+    return torch.nested.as_nested_tensor([x[0], x[1][:1]], layout=torch.jagged)
+
+
+WRONG_ANYWHERE = [
+    (lambda x: x.numpy(), "(ndarray)"),
+    (lambda x: x.tolist(), "(list)"),
+    (lambda x: 3.5, "got 3.5 (float)"),
+    (lambda x: x[..., None], "{shape}, 1) float64 on cpu"),
+    (lambda x: x[0], " float64 on cpu"),
+    (lambda x: torch.cat([x, x]), "got (4, "),
+    (lambda x: x.to("meta"), "float64 on meta"),
+    (lambda x: x.to(torch.complex64), "complex64"),
+    (lambda x: x.to(torch.float8_e5m2), "float8_e5m2"),
+    (sparse, "expected a dense tensor, got a sparse_coo one"),
+]
+WRONG_TOKENS = [
+    (lambda x: None, "got None"),
+    (lambda x: x.float(), "float64 on cpu, got {shape}) float32 on cpu"),
+    (lambda x: x.bfloat16(), "float64 on cpu, got {shape}) bfloat16 on cpu"),
+    (lambda x: x.long(), "expected a tensor of one of float32, float64, bfloat16, float16, got {shape}) int64"),
+]
+WRONG_SEQUENCES = [
+    (nested, "expected a dense tensor, got a nested one"),
+    (jagged, "expected a dense tensor, got a nested one"),
+]
+WRONG_INPUTS = [
+    *((place, *wrong) for place in range(5) for wrong in WRONG_ANYWHERE if not (place == 2 and "got (4" in wrong[1])),
+    *((place, *wrong) for place in range(3) for wrong in WRONG_TOKENS),
+    *((place, *wrong) for place in (0, 2) for wrong in WRONG_SEQUENCES),
+    (0, lambda x: x[:, :0], "expected at least one token, got (2, 0, 8)"),
+    (2, lambda x: x[..., :0], "expected at least one token, got (2, 8, 0)"),
+    (0, lambda x: x.mT, "expected (2, L, 8) float64 on cpu, got (2, 8, 5) float64 on cpu"),
+    (1, lambda x: x[:, 1:], "expected (2, 8) float64 on cpu, got (2, 7) float64 on cpu"),
+    (2, lambda x: x.mT, "expected (B, 8, N) float64 on cpu, got (2, 7, 8) float64 on cpu"),
+    (3, lambda x: x[:, 1:], f"expected (2, 5) {KINDS} (2, 4) float64 on cpu"),
+    (4, lambda x: x[:, 1:], f"expected (2, 7) {KINDS} (2, 6) float64 on cpu"),
+]
+
+
+@pytest.mark.parametrize(("place", "wrong", "message"), WRONG_INPUTS)
+def test_errors_name_the_published_arguments(place, wrong, message):
+    module, _ = load("default")
+    value = inputs()[0][place]
+    shape = str(tuple(value.shape)).removesuffix(")")
+    said = refused(module, place, wrong(value))
+    assert message.format(shape=shape) in said
+    assert "dense" in said or "token," in said or "a tensor of" in said or SHAPES[place] in said
+
+
+def test_another_batch_of_pictures():
+    module, _ = load("default")
+    theirs, _ = inputs()
+    with pytest.raises(
+        ValueError, match=re.escape("lang_tokens_rep: expected (4, L, 8) float64 on cpu, got (2, 5, 8)")
+    ):
+        module(*theirs[:2], torch.cat([theirs[2]] * 2), *theirs[3:])
+
+
+def test_autocast_takes_what_it_casts():
+    module = load("default")[0].float().eval()
+    floats = [x.float() for x in inputs()[0]]
+    with torch.autocast("cpu", torch.bfloat16):
+        for dtype in (torch.float32, torch.bfloat16):
+            module(*(x.to(dtype) for x in floats[:3]), *floats[3:])
+        for place in range(3):
+            for wrong in ("float64", "float16"):
+                arguments = [x.to(getattr(torch, wrong)) if i == place else x for i, x in enumerate(floats)]
+                said = f"^{NAMES[place]}: expected .* float32 on cpu, got .* {wrong} on cpu"
+                with pytest.raises(ValueError, match=said):
+                    module(*arguments)
+
+
+def test_no_sample():
+    module, _ = load("default")
+    assert module.eval()(*(x[:0] for x in inputs()[0])).shape == (0, D)
