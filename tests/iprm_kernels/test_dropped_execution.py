@@ -102,3 +102,16 @@ def test_keeps_nothing_of_the_tokens_but_themselves(kind):
 def test_the_seed_is_required():
     with pytest.raises(ValueError, match=r"seed: expected \(1,\) int64 on cpu because p_visual = 0.2, got None"):
         iprm_kernels.execution_dropped(**make_full(2, 3, 7, 5, 4), seed=None, p_visual=0.2)
+
+
+@pytest.mark.parametrize("kind", CORES)
+def test_products_inside_of_an_op_do_not_see_autocast(kind, backend):
+    """The backward op of float32 inputs is that of float32, whatever autocast surrounds it."""
+    core, _, make = CORES[kind]
+    leaves = {k: t.requires_grad_() for k, t in make(2, 3, 7, 5, 4).items()}
+    pooled, _ = core(**leaves, seed=torch.tensor([3]), p_visual=0.2, backend=backend)
+    want = torch.autograd.grad(pooled, list(leaves.values()), torch.ones_like(pooled), retain_graph=True)
+    for dtype in (torch.bfloat16, torch.float16):
+        with torch.autocast("cpu", dtype):
+            found = torch.autograd.grad(pooled, list(leaves.values()), torch.ones_like(pooled), retain_graph=True)
+        assert all(torch.equal(a, b) for a, b in zip(found, want, strict=True))

@@ -1,0 +1,67 @@
+"""torch.compile: sizes that change, masks that do not, and the compiler that generates code."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch._dynamo.testing
+from pairs import inputs, pair
+
+from iprm import IPRMConfig
+from iprm_kernels.dropout import draw_seed
+
+SMALL = {"dim": 8, "num_ops": 2, "num_steps": 2}
+
+
+def gradients(model, call, args):
+    model.zero_grad()
+    torch.manual_seed(11)
+    result = call(*args)
+    result.square().sum().backward()
+    return [result.detach(), *(p.grad.clone() for p in model.parameters())]
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["reference", "fast"])
+@pytest.mark.parametrize("options", [{}, {"execution": "simple"}], ids=str)
+def test_dynamic_sizes_with_dropout(which, options):
+    """Batches and token numbers that change are one graph, in training with dropout."""
+    model = pair(IPRMConfig(**SMALL, **options))[which].train()
+    torch._dynamo.reset()
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    compiled, counts = torch.compile(model, fullgraph=True, dynamic=True, backend=counter), set()
+    for B, L, N in ((3, 5, 7), (4, 6, 9), (2, 11, 13)):
+        args = inputs(model.config, B, L, N, masked=True)
+        torch.testing.assert_close(gradients(model, compiled, args), gradients(model, model, args))
+        counts.add(counter.frame_count)
+    assert len(counts) == 1
+
+
+def test_same_dropout_from_the_same_seed():
+    """Through inductor too, which draws torch's random numbers in its own way; with two forwards in one graph, and
+    under activation checkpointing."""
+    model = pair(IPRMConfig(**SMALL | {"num_steps": 1}))[1].train()
+    args = inputs(model.config, B=2)
+
+    def twice(*args):
+        again = torch.utils.checkpoint.checkpoint(model, *args, use_reentrant=False)
+        return model(*args) * again
+
+    torch._dynamo.reset()
+    want = gradients(model, twice, args)
+    torch.testing.assert_close(gradients(model, torch.compile(twice, fullgraph=True), args), want)
+
+
+def test_two_draws_are_two():
+    """For the reference and the fast module alike."""
+
+    def draw():
+        return draw_seed("cpu"), draw_seed("cpu")
+
+    torch._dynamo.reset()
+    for backend in ("aot_eager", "inductor"):
+        torch.manual_seed(0)
+        want = draw()
+        torch.manual_seed(0)
+        got = torch.compile(draw, fullgraph=True, backend=backend)()
+        assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+        assert not torch.equal(*got)
