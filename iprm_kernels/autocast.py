@@ -29,7 +29,8 @@ def cast(device: torch.device, *tensors: Tensor | list[Tensor] | None) -> list:
         return list(tensors)
 
     def one(tensor: Tensor | None) -> Tensor | None:
-        if tensor is None or not tensor.is_floating_point() or tensor.dtype == torch.float64:
+        """What is no tensor, or one that autocast leaves alone, is for the checks that follow."""
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or tensor.dtype == torch.float64:
             return tensor
         return tensor.to(dtype)
 

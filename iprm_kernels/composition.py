@@ -11,7 +11,7 @@ from iprm_kernels import backends, transforms
 from iprm_kernels.autocast import cast
 from iprm_kernels.backends import eager
 from iprm_kernels.backends.eager import accumulator
-from iprm_kernels.checks import STEPS, check_floating, check_number, check_rate, check_tensor
+from iprm_kernels.checks import STEPS, check_floating, check_number, check_rate, check_tensor, described
 from iprm_kernels.library import library
 
 _INPUTS = "Tensor query, Tensor[] keys, Tensor[] operations, Tensor[] results, Tensor gate"
@@ -112,6 +112,9 @@ def composition(
         RuntimeError: the named backend cannot run here.
     """
     check_floating("query", query)
+    for name, states in (("keys", keys), ("operations", operations), ("results", results)):
+        if not isinstance(states, list | tuple):
+            raise ValueError(f"{name}: expected a list of tensors, got {described(states)}")
     lists = (list(keys), list(operations), list(results))
     query, gate, keys, operations, results = cast(query.device, query, gate, *lists)
     like = (query.dtype, query.device)

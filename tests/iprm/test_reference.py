@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from iprm import IPRMConfig
+from iprm import IPRMConfig, fast
 from iprm.reference import IPRM
 
 
@@ -156,6 +157,56 @@ def test_bad_input(position, value, message):
     args[position] = value
     with pytest.raises(ValueError, match=message):
         tiny()(*args)
+
+
+@pytest.mark.parametrize("module", [IPRM, fast.IPRM])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_what_is_no_dense_tensor_is_named(module, autocast):
+    """By either module, for every argument, without and within autocast."""
+    model, args = module(IPRMConfig(dim=8, num_ops=3, num_steps=2)), [a.float() for a in inputs()]
+    args += [torch.ones(2, 5).bool(), torch.ones(2, 7).bool()]
+    bad = {
+        "ndarray": np.zeros((2, 3), np.float32),
+        "list": [0.0] * 100_000,
+        "sparse_coo": torch.eye(3).to_sparse(),
+        "nested": torch.nested.nested_tensor([torch.randn(2, 3), torch.randn(4, 3)], layout=torch.jagged),
+        "complex64": torch.ones(2, dtype=torch.complex64),
+    }
+    for position, name in enumerate(("language", "summary", "visual", "language_mask", "visual_mask")):
+        for what, value in (bad | ({"None": None} if position < 3 else {})).items():
+            changed = [value if i == position else a for i, a in enumerate(args)]
+            with (
+                torch.autocast("cpu", torch.bfloat16, enabled=autocast),
+                pytest.raises(ValueError, match=rf"^{name}: expected .* got .*{what}") as error,
+            ):
+                model(*changed)
+            assert len(str(error.value)) < 250
+
+
+@pytest.mark.parametrize("module", [IPRM, fast.IPRM])
+def test_on_the_meta_device(module):
+    """Shapes without numbers."""
+    for options in ({}, {"execution": "simple"}, {"key_projection": True}):
+        with torch.device("meta"):
+            model = module(IPRMConfig(dim=8, num_ops=3, num_steps=2, **options))
+        args = [a.float().to("meta") for a in inputs()]
+        for train in (False, True):
+            result, attention = model.train(train)(*args, return_attention=True)
+            assert (result.device.type, result.shape) == ("meta", (2, 8))
+            assert attention.visual.shape == (2, 2, 3, 7)
+            result.sum().backward()
+
+
+@pytest.mark.parametrize("module", [IPRM, fast.IPRM])
+def test_masked_tokens_must_be_finite(module):
+    """The contract of the masks: what is masked has the weight 0, and 0 times NaN is NaN."""
+    model, (X, s, V) = module(IPRMConfig(dim=8, num_ops=3, num_steps=2)).double().eval(), inputs()
+    mask = torch.ones(2, 7).bool()
+    mask[:, 3] = False
+    V[:, 3] = 1e30
+    assert model(X, s, V, None, mask).isfinite().all()
+    V[:, 3] = math.nan
+    assert model(X, s, V, None, mask).isnan().all()
 
 
 def test_config_of_the_wrong_type():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import test_composition
+import test_dropped_execution
 import test_execution
 import test_formation
 import torch
@@ -20,8 +22,27 @@ def formation(**changes):
     return iprm_kernels.formation(**{**test_formation.make(2, 3, 5, 4), **changes})
 
 
+def simple(**changes):
+    return iprm_kernels.execution_simple(**{**test_execution.make_simple(2, 3, 7, 5, 4), **changes})
+
+
+def dropped(**changes):
+    options = {"seed": torch.tensor([1]), "p_visual": 0.1}
+    return iprm_kernels.execution_dropped(**{**test_dropped_execution.make_full(2, 3, 7, 5, 4), **options, **changes})
+
+
+def simple_dropped(**changes):
+    options = {"seed": torch.tensor([1]), "p_visual": 0.1}
+    inputs = test_dropped_execution.make_simple(2, 3, 7, 5, 4)
+    return iprm_kernels.execution_simple_dropped(**{**inputs, **options, **changes})
+
+
 def composition(**changes):
     return iprm_kernels.composition(**{**test_composition.make(2, 3, 4, 2), **changes})
+
+
+def dropout(**changes):
+    return iprm_kernels.dropout(**{"x": torch.randn(3), "p": 0.5, "seed": torch.tensor([1]), "stream": 0, **changes})
 
 
 BAD = [
@@ -56,6 +77,71 @@ BAD = [
 def test_message(core, changes, message):
     with pytest.raises(ValueError, match=message):
         core(**changes)
+
+
+CORES = {
+    "formation": (formation, ("query", "tokens", "gate")),
+    "execution": (full, ("v", "u", "g", "l", "C1a", "C2", "c2", "w", "tokens")),
+    "execution_simple": (simple, ("keys", "query", "w", "tokens")),
+    "execution_dropped": (dropped, ("V", "Wk", "bk", "C1b", "c1", "g", "l", "C1a", "C2", "c2", "w")),
+    "execution_simple_dropped": (simple_dropped, ("V", "C1", "c1", "C2", "c2", "query", "w")),
+    "composition": (composition, ("query", "gate")),
+    "dropout": (dropout, ("x",)),
+}
+
+
+@pytest.mark.parametrize("name", CORES)
+def test_what_is_no_dense_tensor_is_named(name):
+    """None, arrays, lists (cut short), sparse and nested tensors in the place of every tensor."""
+    core, tensors = CORES[name]
+    nested = torch.nested.nested_tensor([torch.randn(2, 3), torch.randn(4, 3)])
+    bad = {
+        "None": None,
+        "ndarray": np.zeros((2, 3), np.float32),
+        "list": [0.0] * 100_000,
+        "sparse_coo": torch.eye(3).to_sparse(),
+        "nested": nested,
+    }
+    for argument in tensors:
+        for what, value in bad.items():
+            with pytest.raises(ValueError, match=rf"^{argument}: expected .* got .*{what}") as error:
+                core(**{argument: value})
+            assert len(str(error.value)) < 250
+
+
+RATES = {
+    "formation": ("p_attention",),
+    "execution": ("p_product", "p_attention"),
+    "execution_simple": ("p_product", "p_attention"),
+    "execution_dropped": ("p_visual", "p_product", "p_attention"),
+    "execution_simple_dropped": ("p_visual", "p_product", "p_attention"),
+    "composition": ("p_product", "p_value", "p_attention"),
+    "dropout": ("p",),
+}
+
+
+@pytest.mark.parametrize("backend", ["auto", *backends.BACKENDS])
+@pytest.mark.parametrize("name", CORES)
+def test_what_is_no_number_in_range_is_named(name, backend):
+    """Whichever backend is asked for."""
+    core, _ = CORES[name]
+    number, most = ("stream", 2**32) if name == "dropout" else ("step", 2**28)
+    for value in (-1, most, 1.0, "x", None, True):
+        with pytest.raises(ValueError, match=f"^{number}: expected an integer from 0 to {most - 1}, got "):
+            core(**{number: value, "backend": backend})
+    for rate in RATES[name]:
+        for value in ("x", None, [0.1], 1.0, 2, -0.1, float("nan"), True, torch.tensor(0.1)):
+            with pytest.raises(ValueError, match=rf"^{rate}: expected a rate in \[0, 1\), got "):
+                core(**{rate: value, "backend": backend})
+
+
+@pytest.mark.parametrize("argument", ["keys", "operations", "results"])
+def test_what_is_no_list_of_states_is_named(argument):
+    for value in (None, torch.randn(2, 3, 4), 3):
+        with pytest.raises(ValueError, match=f"^{argument}: expected a list of tensors, got "):
+            composition(**{argument: value})
+    with pytest.raises(ValueError, match=rf"^{argument}\[0\]: expected \(2, 3, 4\) float32 on cpu, got None"):
+        composition(**{argument: [None, None]})
 
 
 def test_every_backend_says_why_it_cannot_run():
