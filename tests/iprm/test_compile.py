@@ -65,3 +65,14 @@ def test_two_draws_are_two():
         got = torch.compile(draw, fullgraph=True, backend=backend)()
         assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
         assert not torch.equal(*got)
+
+
+def test_second_derivatives_are_refused():
+    """By torch, which compiles no double backward; nothing is silently wrong."""
+    model = pair(IPRMConfig(**SMALL))[1]
+    args = [a.requires_grad_() for a in inputs(model.config) if a is not None]
+    torch._dynamo.reset()
+    result = torch.compile(model, fullgraph=True, backend="aot_eager")(*args)
+    (first,) = torch.autograd.grad(result.square().sum(), args[2], create_graph=True)
+    with pytest.raises(RuntimeError, match="double backward"):
+        first.square().sum().backward()

@@ -275,3 +275,14 @@ def test_on_a_device(backend):
         ]
         check(plain, switched, args)
     assert len(switched.graphs) == 1
+
+
+def test_hooks_run_as_usual(device):
+    """A graph would pass them by."""
+    plain, switched = models()
+    seen = []
+    switched.execution.Wv.register_forward_hook(lambda *_: seen.append(1))
+    for _ in range(2):
+        check(plain, switched, inputs(CONFIG))
+    assert FakeGraph.captures == 0
+    assert len(seen) == 2 * CONFIG.num_steps
