@@ -265,7 +265,7 @@ class IPRM(reference.IPRM):
         B, L = language.shape[:2]
         if B == 0:
             return "there are no samples"
-        reason = missing(self.backend, visual.device, dtype)
+        reason = missing(self.backend, visual.device, dtype, c.num_ops, c.reduced_dim, c.window)
         return reason or too_large(B, c.num_ops, L, c.reduced_dim, c.window)
 
     def _weights(self) -> list[Tensor]:
