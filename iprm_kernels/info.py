@@ -31,7 +31,9 @@ def describe_device(device: str) -> str:
     if device == "cpu":
         return f"cpu ({torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()})"
     card = cards.card(torch.device(device))
-    return f"{device} ({torch.cuda.get_device_name(device)}, sm_{card.architecture}, {card.shared // cards.KIB} KB shared)"
+    return (
+        f"{device} ({torch.cuda.get_device_name(device)}, sm_{card.architecture}, {card.shared // cards.KIB} KB shared)"
+    )
 
 
 def extension_facts(load: Callable[[], tuple[ModuleType | None, str | None]]) -> dict[str, str]:
@@ -68,7 +70,7 @@ def backend_states(device: str) -> dict[str, str]:
 
 
 def report() -> dict[str, dict[str, str]]:
-    """Sections of labelled facts: versions, builds, and for each device what each backend serves, or why it does not."""
+    """Sections of labelled facts: versions, builds, and for each device what each backend serves or why it does not."""
     sections = {
         "versions": {
             "iprm-kernels": version_of("iprm-kernels"),

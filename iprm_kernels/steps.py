@@ -113,7 +113,7 @@ def steps(
         float32. Nothing is differentiable.
     Raises:
         ValueError: a wrong shape, dtype, device or activation, or more than the op serves (`too_large`).
-        RuntimeError: the backend cannot run here, or an input requires a gradient in grad mode.
+        RuntimeError: the backend cannot run here or not in these sizes, or an input requires a gradient in grad mode.
     """
     check_floating("O", O)
     floating = cast(O.device, O, E, language, language_keys, language_bias, visual, v, u, list(weights))

@@ -1,4 +1,4 @@
-"""Which backend "auto" takes for a call on a card, and what it says of those that it passes over; the cards are faked."""
+"""Which backend "auto" takes for a call on a card, and what it says of those passed over; the cards are faked."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_all_steps_at_once(capability, window, dtype, put):
         assert "102144 bytes of shared memory" in reason
         assert "R = 256 and 18 columns" in reason
         assert "the device has 101376" in reason
-    with pytest.raises(RuntimeError, match=r"backend 'auto' cannot run steps .*triton: it has no kernel for steps; cuda: "):
+    with pytest.raises(RuntimeError, match=r"'auto' cannot run steps .*triton: it has no kernel for steps; cuda: "):
         backends.select("auto", Call("steps", **sizes), GPU, dtype)
     with pytest.raises(RuntimeError, match=f"backend 'cuda' cannot run steps for .* on cuda:0: {re.escape(reason)}"):
         backends.select("cuda", Call("steps", **sizes), GPU, dtype)

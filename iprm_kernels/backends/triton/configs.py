@@ -145,8 +145,8 @@ def every_tile() -> list[Tile]:
 
 
 def family(architecture: int) -> int:
-    """The architecture whose lists serve this one: by its shared memory and its matrix instructions, of which 120 and 121
-    have the oldest kind."""
+    """The architecture whose lists serve this one: by its shared memory and its matrix instructions, of which 120 has
+    the oldest kind."""
     if devices.shared_memory(architecture) < devices.shared_memory(80):
         return SMALL
     return 90 if architecture == 90 else 100 if 100 <= architecture < 120 else 80
@@ -162,7 +162,7 @@ numbers of language tokens are many."""
 
 # (BN, BD, warps, stages) by bytes of an element: without tensor cores, a product holds both factors in registers
 _ATTENTION = {
-    "products": {2: [(64, 64, 4, 3), (64, 128, 4, 3)], 4: [(32, 64, 4, 3), (32, 32, 4, 3)]},
+    "products": {2: [(64, 64, 4, 3), (64, 128, 8, 3)], 4: [(32, 64, 4, 3), (32, 32, 4, 3)]},
     "pool": {2: [(64, 64, 4, 3), (32, 128, 4, 3), (64, 128, 8, 3)], 4: [(32, 64, 4, 3), (32, 32, 4, 3)]},
     "d_tokens": {2: [(64, 64, 4, 3), (64, 128, 8, 3)], 4: [(32, 64, 4, 3), (32, 32, 4, 3)]},
     "d_query": {2: [(64, 64, 4, 3), (32, 128, 4, 3)], 4: [(32, 64, 4, 3), (32, 32, 4, 3)]},

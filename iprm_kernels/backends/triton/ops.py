@@ -23,8 +23,8 @@ LEAST_CAPABILITY = (8, 0)
 """The least that Triton compiles for, and the first with tensor cores for bfloat16 and with asynchronous copies."""
 MOST_TOKENS = 2**24 - 1
 """The kernels of execution divide 32-bit numbers up to N times the largest tile, see `pairs.locate`."""
-MOST_BLOCKS = 64
-"""Of a window: the kernels of composition are written out for each state in it, and get a pointer to each."""
+MOST_BLOCKS = 16
+"""Of a window: the kernels of composition are written out for each state in it; with 16 the compiler takes minutes."""
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _ROOMS = {
     "dropout": "dropout",
