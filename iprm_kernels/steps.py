@@ -13,7 +13,7 @@ from torch import Tensor
 
 from iprm_kernels.activations import ACTIVATIONS
 from iprm_kernels.autocast import cast
-from iprm_kernels.backends import cuda, run
+from iprm_kernels.backends import refusal, run
 from iprm_kernels.backends.calls import Call
 from iprm_kernels.checks import check_choice, check_floating, check_tensor, check_tokens
 from iprm_kernels.library import library
@@ -38,9 +38,8 @@ library.define(
 @torch.compiler.assume_constant_result
 def missing(backend: str, device: torch.device, dtype: torch.dtype, K: int, R: int, window: int) -> str | None:
     """Why no backend runs the op where this one is asked for, or None where one does."""
-    if backend not in ("auto", "cuda"):
-        return f"the {backend} backend has no kernel for all steps"
-    return cuda.unsupported(device, dtype, Call("steps", K=K, R=R, blocks=1 + window))
+    name = "cuda" if backend == "auto" else backend  # the only one that has it
+    return refusal(name, device, dtype, Call("steps", K=K, R=R, blocks=1 + window))
 
 
 def too_large(B: int, K: int, L: int, R: int, window: int) -> str | None:

@@ -36,14 +36,14 @@ def reasons(
     for size in sizes:
         check_choice("sizes", size, Call._fields[1:])
     device, call = torch.device(device), Call(op, **sizes)
-    return {name: _refusal(backend, device, dtype, call) for name, backend in BACKENDS.items()}
+    return {name: refusal(name, device, dtype, call) for name in BACKENDS}
 
 
-def _refusal(backend: ModuleType, device: torch.device, dtype: torch.dtype, call: Call) -> str | None:
-    """Why the backend cannot serve the call, or None where it can."""
-    if call.op is not None and not hasattr(backend, call.op):
-        return f"it has no kernel for {call.op}"
-    return backend.unsupported(device, dtype, call)
+def refusal(name: str, device: torch.device, dtype: torch.dtype, call: Call) -> str | None:
+    """Why the backend of this name cannot serve the call, or None where it can."""
+    if call.op is not None and not hasattr(BACKENDS[name], call.op):
+        return f"the {name} backend has no kernel for {call.op}"
+    return BACKENDS[name].unsupported(device, dtype, call)
 
 
 def select(name: str, call: Call, device: torch.device, dtype: torch.dtype) -> ModuleType:
@@ -55,7 +55,7 @@ def select(name: str, call: Call, device: torch.device, dtype: torch.dtype) -> M
     check_choice("backend", name, ("auto", *BACKENDS))
     found = {}
     for candidate in BACKENDS if name == "auto" else [name]:
-        found[candidate] = _refusal(BACKENDS[candidate], device, dtype, call)
+        found[candidate] = refusal(candidate, device, dtype, call)
         if found[candidate] is None:
             return BACKENDS[candidate]
     why = found[name] if name != "auto" else "; ".join(f"{key}: {reason}" for key, reason in found.items())

@@ -1,5 +1,5 @@
-"""What the extension of the CUDA kernels says of itself, for tests without it. `test_cuda_limits.py` holds the figures to
-the extension's own."""
+"""What the extension of the CUDA kernels says of itself, for tests without it; `test_cuda_limits.py` holds the
+figures to the extension's own."""
 
 from __future__ import annotations
 

@@ -96,8 +96,8 @@ def calls(s: Sizes) -> dict:
 
 LAUNCHES = {
     "paper": (90, PAPER), "paper-sm_80": (80, PAPER), "paper-sm_100": (100, PAPER), "even": (90, EVEN),
-    "odd": (90, ODD), "odd-half-sm_100": (100, ODD_HALF), "one-sm_80": (80, ONE), "many-sm_80": (80, MANY), "wide": (90, WIDE),
-    "small-sm_89": (89, SMALL_CARD),
+    "odd": (90, ODD), "odd-half-sm_100": (100, ODD_HALF), "one-sm_80": (80, ONE), "many-sm_80": (80, MANY),
+    "wide": (90, WIDE), "small-sm_89": (89, SMALL_CARD),
 }  # fmt: skip
 
 
