@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from types import SimpleNamespace
 
 import cuda_figures
@@ -96,6 +97,28 @@ def test_without_a_triton_that_serves(capability, R, dtype, op, put):
 def test_later_versions_of_triton_serve(triton, put):
     put((9, 0), triton)
     assert chosen("composition", HALF, B=8, K=6, D=512, blocks=3) == "triton"
+
+
+@pytest.fixture
+def version():
+    """The function that asks Triton for its version, with nothing remembered."""
+    triton_ops.version.cache_clear()
+    yield triton_ops.version
+    triton_ops.version.cache_clear()
+
+
+@pytest.mark.parametrize(("written", "read"), [("3.2.0", (3, 2)), ("3.10.1+git12ab", (3, 10)), ("3.4", (3, 4))])
+def test_the_version_of_triton(written, read, version, monkeypatch):
+    monkeypatch.setitem(sys.modules, "triton", SimpleNamespace(__version__=written))
+    assert version() == read
+
+
+def test_a_triton_that_does_not_load(version, put, monkeypatch):
+    put((9, 0))
+    monkeypatch.setattr(triton_ops, "version", version)
+    monkeypatch.setitem(sys.modules, "triton", None)
+    assert chosen("formation", HALF) == "cuda"
+    assert iprm_kernels.reasons(GPU)["triton"].startswith("triton does not load: ")
 
 
 def test_simple_execution_has_no_widest(put):
