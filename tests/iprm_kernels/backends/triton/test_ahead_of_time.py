@@ -50,7 +50,8 @@ def chosen() -> list[ahead_of_time.Case]:
         found += [first(kernel, 120, dtype, 256) for dtype in ("float32", "float16")]
     found += [first("logits", 90, dtype, width) for dtype in ("bfloat16", "float32") for width in (768, 1024)]
     found.append(first("logits", 120, "bfloat16", 1024))
-    found += ahead_of_time.cases_of("products", 120, "bfloat16", 256, on=False)
+    for kernel in ("products", "d_tokens"):
+        found += ahead_of_time.cases_of(kernel, 120, "bfloat16", 256, on=False)
     return found
 
 
