@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.points import Point
+from iprm_kernels.precision import float32_products
 
 
 @lru_cache
@@ -48,7 +49,7 @@ def conditions(point: Point) -> dict:
             "device": device_name(point.device),
             "cpu": cpu_model(),
             "cores": os.cpu_count(),
-            "float32_products": torch.get_float32_matmul_precision(),
+            "float32_products": float32_products(torch.device(point.device).type),
             "load": round(os.getloadavg()[0], 1),
             "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         },

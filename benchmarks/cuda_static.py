@@ -30,6 +30,7 @@ from functools import cache
 from pathlib import Path
 
 import build_cuda
+from iprm_kernels.backends.devices import KIB, shared_memory
 
 ROOT = Path(__file__).resolve().parents[1]
 KERNELS = ROOT / build_cuda.SOURCES
@@ -40,8 +41,6 @@ PRODUCTS = ("logits_kernel", "gradients_kernel", "steps_kernel")
 TYPES = {"float": "float32", "__nv_bfloat16": "bfloat16", "__half": "float16"}
 RESERVED = 1024
 """Bytes that are the system's where a kernel uses shared memory, and are reported with its own from sm_90 on."""
-SHARED_LIMIT = {80: 163, 90: 227, 100: 227}
-"""KiB that one block may ask for (CUDA C++ programming guide, compute capabilities 8.0, 9.0, 10.0)."""
 SMALLEST = "16"
 """The tile of pairs that must fit at every width."""
 TENSOR_CORES = ("HMMA", "HGMMA", "UTCHMMA")
@@ -97,8 +96,8 @@ class Kernel:
     @property
     def memory(self) -> list[float | None]:
         """KiB of shared memory at R = 256, 512 and 1024; None for more than a block may have."""
-        limit = SHARED_LIMIT.get(self.architecture, min(SHARED_LIMIT.values()))
-        sizes = [size / 1024 for size in shared_memory().get(self.label, (0, 0, 0))]
+        limit = shared_memory(self.architecture) / KIB
+        sizes = [size / KIB for size in shared_sizes().get(self.label, (0, 0, 0))]
         return [size if size <= limit else None for size in sizes]
 
     @property
@@ -138,7 +137,7 @@ def output(*command: str, cwd: Path | None = None) -> str:
 
 
 @cache
-def shared_memory() -> dict[str, tuple[int, ...]]:
+def shared_sizes() -> dict[str, tuple[int, ...]]:
     """Bytes that a launch of each kernel asks for at three widths, by label."""
     with tempfile.TemporaryDirectory() as folder:
         program = str(Path(folder, "shared"))
@@ -263,7 +262,7 @@ def main() -> int:
     except (Missing, build_cuda.Obstacle) as error:
         print(error, file=sys.stderr)
         return 2
-    limits = ", ".join(f"{SHARED_LIMIT[a]} KiB on sm_{a}" for a in options.arch if a in SHARED_LIMIT)
+    limits = ", ".join(f"{shared_memory(a) // KIB} KiB on sm_{a}" for a in options.arch)
     print(
         f"nvcc {build_cuda.nvcc_version()}; a block may ask for {limits} of shared memory; loads: instructions x bits"
     )

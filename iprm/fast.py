@@ -367,8 +367,9 @@ class IPRM(reference.IPRM):
         B, L = language.shape[:2]
         if B == 0:
             return "there are no samples"
-        reason = missing(self.backend, visual.device, mixed or visual.dtype)
-        reason = reason or too_large(B, c.num_ops, L, c.reduced_dim, c.window)
+        reason = missing(
+            self.backend, visual.device, mixed or visual.dtype, c.num_ops, c.reduced_dim, c.window
+        ) or too_large(B, c.num_ops, L, c.reduced_dim, c.window)
         return reason or (None if self._is_plain() else "a stage or a layer has a hook or is not plain")
 
     def _weights(self) -> list[Tensor]:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Hashable, Iterable
 import torch
 from torch import Tensor
 
+from iprm_kernels.precision import float32_products
+
 DEVICE = "cuda"
 WARM_UPS = 3  # as torch's own capture does: libraries choose algorithms and allocate, kernels are compiled and tuned
 
@@ -109,7 +111,7 @@ class Graphs:
             self._addresses = addresses
         mixed = torch.is_autocast_enabled(DEVICE) and torch.get_autocast_dtype(DEVICE)
         shapes = tuple(None if x is None else (x.shape, x.dtype, x.device) for x in inputs)
-        key = (shapes, mixed, torch.get_float32_matmul_precision(), kind)
+        key = (shapes, mixed, float32_products(DEVICE), kind)
         if key in self._captured:
             self._captured.move_to_end(key)
         else:

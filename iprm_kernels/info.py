@@ -9,7 +9,8 @@ from types import ModuleType
 
 import torch
 
-from iprm_kernels.backends import cpu, cuda, reasons
+from iprm_kernels.backends import BACKENDS, cpu, cuda, reasons
+from iprm_kernels.backends import devices as cards
 
 
 def version_of(package: str) -> str:
@@ -26,11 +27,13 @@ def devices() -> list[str]:
 
 
 def describe_device(device: str) -> str:
-    """`cuda:0 (NVIDIA H100, sm_90)`, `cpu (2 threads, AVX512)`."""
+    """`cuda:0 (NVIDIA H100, sm_90, 227 KB shared)`, `cpu (2 threads, AVX512)`."""
     if device == "cpu":
         return f"cpu ({torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()})"
-    major, minor = torch.cuda.get_device_capability(device)
-    return f"{device} ({torch.cuda.get_device_name(device)}, sm_{major}{minor})"
+    card = cards.card(torch.device(device))
+    return (
+        f"{device} ({torch.cuda.get_device_name(device)}, sm_{card.architecture}, {card.shared // cards.KIB} KB shared)"
+    )
 
 
 def extension_facts(load: Callable[[], tuple[ModuleType | None, str | None]]) -> dict[str, str]:
@@ -58,8 +61,16 @@ def cuda_facts() -> dict[str, str]:
     return extension_facts(cuda.load) | {"devices": ", ".join(found) or "none that torch can use"}
 
 
+def backend_states(device: str) -> dict[str, str]:
+    """For each backend, best first, what it serves on the device, or why it does not."""
+    return {
+        name: f"no: {why}" if why else f"usable: {BACKENDS[name].limits(torch.device(device))}"
+        for name, why in reasons(device).items()
+    }
+
+
 def report() -> dict[str, dict[str, str]]:
-    """Sections of labelled facts: versions, builds, and for each device whether each backend can run and why not."""
+    """Sections of labelled facts: versions, builds, and for each device what each backend serves or why it does not."""
     sections = {
         "versions": {
             "iprm-kernels": version_of("iprm-kernels"),
@@ -73,8 +84,7 @@ def report() -> dict[str, dict[str, str]]:
         "CUDA extension": cuda_facts(),
     }
     for device in devices():
-        states = {name: f"no: {why}" if why else "usable" for name, why in reasons(device).items()}
-        sections[f"backends on {describe_device(device)}, best first"] = states
+        sections[f"backends on {describe_device(device)}, best first"] = backend_states(device)
     return sections
 
 

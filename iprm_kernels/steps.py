@@ -13,7 +13,8 @@ from torch import Tensor
 
 from iprm_kernels.activations import ACTIVATIONS
 from iprm_kernels.autocast import cast
-from iprm_kernels.backends import BACKENDS, cuda
+from iprm_kernels.backends import refusal, run
+from iprm_kernels.backends.calls import Call
 from iprm_kernels.checks import check_choice, check_floating, check_tensor, check_tokens
 from iprm_kernels.library import library
 
@@ -35,13 +36,10 @@ library.define(
 
 
 @torch.compiler.assume_constant_result
-def missing(backend: str, device: torch.device, dtype: torch.dtype) -> str | None:
+def missing(backend: str, device: torch.device, dtype: torch.dtype, K: int, R: int, window: int) -> str | None:
     """Why no backend runs the op where this one is asked for, or None where one does."""
-    if backend not in ("auto", "cuda"):
-        return f"the {backend} backend has no kernel for all steps"
-    if backend == "auto" and device.type != "cuda":
-        return f"there is no kernel for all steps on {device.type}"
-    return cuda.unsupported(device, dtype)
+    name = "cuda" if backend == "auto" else backend  # the only one that has it
+    return refusal(name, device, dtype, Call("steps", K=K, R=R, blocks=1 + window))
 
 
 def too_large(B: int, K: int, L: int, R: int, window: int) -> str | None:
@@ -56,15 +54,12 @@ def too_large(B: int, K: int, L: int, R: int, window: int) -> str | None:
     return next((f"{got} {name} of at most {most}" for name, (got, most) in sizes.items() if got > most), None)
 
 
-def _run(O, E, *args):
+def _run(O, *args):
     *args, backend = args
-    check_choice("backend", backend, ("auto", *BACKENDS))
-    if reason := missing(backend, O.device, O.dtype):
-        raise RuntimeError(f"backend {backend!r} cannot run steps for {O.dtype} on {O.device}: {reason}")
-    tensors = [O, E, *(t for a in args for t in (a if isinstance(a, list) else [a]) if isinstance(t, Tensor))]
+    tensors = [O, *(t for a in args for t in (a if isinstance(a, list) else [a]) if isinstance(t, Tensor))]
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
         raise RuntimeError("steps: has no gradient, so it runs under torch.no_grad() or on inputs that require none")
-    return cuda.extension().steps(O, E, *args)
+    return run(backend, "steps", O, *args)
 
 
 def _fake(O, E, language, keys, bias, language_mask, visual, v, u, visual_mask, weights, steps, window, *_):
@@ -117,7 +112,7 @@ def steps(
         float32. Nothing is differentiable.
     Raises:
         ValueError: a wrong shape, dtype, device or activation, or more than the op serves (`too_large`).
-        RuntimeError: the backend cannot run here, or an input requires a gradient in grad mode.
+        RuntimeError: the backend cannot run here or not in these sizes, or an input requires a gradient in grad mode.
     """
     check_floating("O", O)
     floating = cast(O.device, O, E, language, language_keys, language_bias, visual, v, u, list(weights))

@@ -71,8 +71,8 @@ using Tensors = std::vector<Tensor>;
 // At most so much is spent on the pair buffers of a backward, unless a single sample needs more.
 std::atomic<int64_t> buffer_bytes{128 << 20};
 
-Dtype dtype_of(const Tensor& tensor) {
-    switch (tensor.scalar_type()) {
+Dtype dtype_of(at::ScalarType type) {
+    switch (type) {
         case at::kBFloat16:
             return Dtype::kBFloat16;
         case at::kHalf:
@@ -86,7 +86,7 @@ Dtype dtype_of(const Tensor& tensor) {
 class Call {
   public:
     Call(const char* op, const Tensor& like)
-        : op_(op), device_(like.device()), launch{dtype_of(like), device_.stream()} {}
+        : op_(op), device_(like.device()), launch{dtype_of(like.scalar_type()), device_.stream()} {}
 
     void check(cudaError_t error) const { TORCH_CHECK(error == cudaSuccess, op_, ": ", reason(error)); }
 
@@ -230,7 +230,7 @@ struct Inputs {
 };
 
 void expect_width(const Call& call, const Tensor& v) {
-    const int64_t most = most_width(call.launch.dtype);
+    const int64_t most = most_width(call.launch.dtype, shared_limit());
     TORCH_CHECK_VALUE(v.size(2) <= most, "v: expected at most ", most,
                       " columns for the cuda backend with this dtype and device, got ", v.size(2));
 }
@@ -498,6 +498,16 @@ py::dict build_info() {
     return info;
 }
 
+// What the launches of a call ask for, so that the backend can tell before it (iprm_kernels/backends/cuda.py).
+void define_limits(py::module_& m) {
+    m.attr("MOST_BLOCKS") = kMostBlocks;
+    m.attr("MOST_STEP_COLUMNS") = kMostStepColumns;
+    m.def("shared_limit", &shared_limit);
+    m.def("most_width", [](at::ScalarType dtype, size_t shared) { return most_width(dtype_of(dtype), shared); });
+    m.def("steps_shared",
+          [](at::ScalarType dtype, int64_t R, int64_t columns) { return steps_shared(dtype_of(dtype), R, columns); });
+}
+
 }  // namespace
 }  // namespace iprm::cuda::binding
 
@@ -506,6 +516,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
     using release = py::call_guard<py::gil_scoped_release>;
 
     m.def("build_info", &build_info);
+    define_limits(m);
     m.def("set_buffer_bytes", [](int64_t bytes) { return buffer_bytes.exchange(bytes); });
 
     m.def("dropout", &dropout, release());

@@ -72,13 +72,19 @@ dim3 tiles_of(int64_t pairs) {
 
 }  // namespace
 
-int64_t most_width(Dtype dtype) {
-    return with_dtype(dtype, [](auto type) {
+size_t shared_limit() {
+    int device = 0, bytes = 0;
+    cudaGetDevice(&device);
+    cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    return static_cast<size_t>(bytes);
+}
+
+int64_t most_width(Dtype dtype, size_t shared) {
+    return with_dtype(dtype, [&](auto type) {
         using T = typename decltype(type)::type;
         constexpr int64_t kStep = TileShape<T, 16>::kDepth;
-        const size_t most = shared_limit();
         int64_t R = 0;
-        while (tile_memory<T, 16>(R + kStep).device <= most) R += kStep;
+        while (tile_memory<T, 16>(R + kStep).device <= shared) R += kStep;
         return R;
     });
 }

@@ -17,14 +17,6 @@ SharedSize size_of() {
     return arena.size();
 }
 
-// Bytes of shared memory that a block may have on the current device.
-inline size_t shared_limit() {
-    int device = 0, bytes = 0;
-    cudaGetDevice(&device);
-    cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-    return static_cast<size_t>(bytes);
-}
-
 // Each item begins with a barrier before it writes shared memory.
 template <class F>
 __device__ inline void for_items(int64_t items, F&& f) {

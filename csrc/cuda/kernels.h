@@ -5,6 +5,7 @@
 // to float32. Sizes may be zero: then nothing is launched. Each function returns the error of its launches.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "../common/activation.h"
@@ -75,8 +76,11 @@ struct Pairs {
     const void *c1a, *c2, *c2_bias, *w;  // (R, R) twice, (R) twice
 };
 
-// Largest R that the kernels of this backend take on the current device.
-int64_t most_width(Dtype);
+// Bytes of shared memory that a block may have on the current device.
+size_t shared_limit();
+
+// Largest R that the kernels of this backend take where a block may have so many bytes of shared memory.
+int64_t most_width(Dtype, size_t shared);
 
 // s_kn = w · drop(φ(h_kn ⊙ l_k)), (B, K, N)
 cudaError_t logits(const Launch&, const Pairs&, float* s);

@@ -144,17 +144,26 @@ class Planner {
     int slot_ = 0, tasks_ = 0, linears_ = 0;
 };
 
+// Pairs of a tile.
+inline constexpr int kSmall = 16;
+template <class T>
+inline constexpr int kLarge = sizeof(T) == 4 ? 32 : 64;
+
 template <class T, int BN>
-SharedSize shared_size(const Plan& p) {
+SharedSize shared_size(int64_t R, int64_t columns) {
     Arena linear(nullptr), group(nullptr), logits(nullptr);
-    LinearScratch<T>(linear, window_columns(p.s));
+    LinearScratch<T>(linear, static_cast<int>(columns));
     GroupShared{group};
-    PairTile<T, BN>(logits, static_cast<int>(p.s.R));
+    PairTile<T, BN>(logits, static_cast<int>(R));
     SharedSize most;
     for (const SharedSize& size : {linear.size(), group.size(), logits.size()}) {
         most = {std::max(most.device, size.device), std::max(most.host, size.host)};
     }
     return most;
+}
+template <class T, int BN>
+SharedSize shared_size(const Steps& s) {
+    return shared_size<T, BN>(s.R, window_columns(s));
 }
 
 template <class T>
@@ -179,7 +188,7 @@ cudaError_t launch_steps(const Launch& at, Plan& plan) {
     Planner<T, BN> planner(plan);
     planner.fill();
     const auto most = static_cast<unsigned>(std::min<int64_t>(planner.most_items(), 1 << 16));
-    return launch_resident(steps_kernel<T, BN>, most, kStepThreads, shared_size<T, BN>(plan), at.stream, plan);
+    return launch_resident(steps_kernel<T, BN>, most, kStepThreads, shared_size<T, BN>(plan.s), at.stream, plan);
 }
 
 // Small tiles spread the pairs of few samples over all multiprocessors, large ones stream the weights less often. A
@@ -187,13 +196,12 @@ cudaError_t launch_steps(const Launch& at, Plan& plan) {
 // work.
 template <class T>
 cudaError_t launch_steps(const Launch& at, const Steps& s) {
-    constexpr int kSmall = 16, kLarge = sizeof(T) == 4 ? 32 : 64;
     Plan plan = plan_of<T>(s);
     const int64_t pairs = s.B * s.K * s.N, processors = multiprocessors();
     const auto rounds = [&](int64_t tile) { return (pairs + tile * processors - 1) / (tile * processors); };
-    const bool fits = shared_size<T, kLarge>(plan).device <= shared_limit();
-    const bool pays = 2 * rounds(kLarge) <= rounds(kSmall);
-    return fits && pays ? launch_steps<T, kLarge>(at, plan) : launch_steps<T, kSmall>(at, plan);
+    const bool fits = shared_size<T, kLarge<T>>(s).device <= shared_limit();
+    const bool pays = 2 * rounds(kLarge<T>) <= rounds(kSmall);
+    return fits && pays ? launch_steps<T, kLarge<T>>(at, plan) : launch_steps<T, kSmall>(at, plan);
 }
 
 }  // namespace
@@ -204,6 +212,11 @@ int64_t steps_scratch(const Steps& s) {
     Scratch scratch(nullptr, 1);
     place(plan, scratch);
     return scratch.used();
+}
+
+size_t steps_shared(Dtype dtype, int64_t R, int64_t columns) {
+    return with_dtype(dtype,
+                      [&](auto tag) { return shared_size<typename decltype(tag)::type, kSmall>(R, columns).device; });
 }
 
 cudaError_t steps(const Launch& at, const Steps& s) {

@@ -36,6 +36,9 @@ struct Steps {
 
 int64_t steps_scratch(const Steps&);
 
+// Least bytes of shared memory that a block of the launch takes, for so many columns of the window, K (1 + W).
+size_t steps_shared(Dtype, int64_t R, int64_t columns);
+
 // One launch.
 cudaError_t steps(const Launch&, const Steps&);
 

@@ -1,7 +1,7 @@
 """The backends, and which of them serves a call.
 
-A backend is a module with one function per op (`formation`, `formation_backward`, ...) and `unsupported`, which says
-why it cannot serve a device and dtype, or None where it can.
+A backend is a module with one function per op (`formation`, `formation_backward`, ...); `unsupported`, which says why
+it cannot serve a device, dtype and call, or None where it can; and `limits`, which says in words what it serves there.
 """
 
 from __future__ import annotations
@@ -15,40 +15,62 @@ from torch import Tensor
 from iprm_kernels import transforms
 from iprm_kernels.autocast import without_autocast
 from iprm_kernels.backends import cpu, cuda, eager
-from iprm_kernels.backends.triton import ops as triton
+from iprm_kernels.backends.calls import Call, call_of
+from iprm_kernels.backends.triton import ops as triton_ops  # `triton` here is the subpackage
 from iprm_kernels.checks import check_choice, name_of
 
-BACKENDS: dict[str, ModuleType] = {"triton": triton, "cuda": cuda, "cpu": cpu, "eager": eager}
+BACKENDS: dict[str, ModuleType] = {"triton": triton_ops, "cuda": cuda, "cpu": cpu, "eager": eager}
 """Best first: "auto" takes the first that supports the call."""
 
 
-def reasons(device: torch.device | str, dtype: torch.dtype = torch.float32) -> dict[str, str | None]:
-    """For each backend, best first, why it cannot serve this device and dtype; None where it can."""
-    device = torch.device(device)
-    return {name: backend.unsupported(device, dtype) for name, backend in BACKENDS.items()}
+def reasons(
+    device: torch.device | str, dtype: torch.dtype = torch.float32, op: str | None = None, **sizes: int
+) -> dict[str, str | None]:
+    """For each backend, best first, why it cannot serve this device, dtype and call; None where it can.
+
+    Args:
+        op: a registered op, such as "execution" or "composition_backward"; None asks about all but `steps`.
+        sizes: B, K, L, N, D, R and blocks (1 + W), as far as they are known, see `calls.Call`:
+            `reasons("cuda", torch.bfloat16, R=512, K=6)`.
+    Raises:
+        ValueError: no such size.
+    """
+    for size in sizes:
+        check_choice("sizes", size, Call._fields[1:])
+    device, call = torch.device(device), Call(op, **sizes)
+    return {name: refusal(name, device, dtype, call) for name in BACKENDS}
 
 
-def select(name: str, op: str, device: torch.device, dtype: torch.dtype) -> ModuleType:
-    """The backend that runs `op`: the named one, or for "auto" the best that supports the call.
+def refusal(name: str, device: torch.device, dtype: torch.dtype, call: Call) -> str | None:
+    """Why the backend of this name cannot serve the call, or None where it can."""
+    if call.op is not None and not hasattr(BACKENDS[name], call.op):
+        return f"the {name} backend has no kernel for {call.op}"
+    return BACKENDS[name].unsupported(device, dtype, call)
+
+
+def select(name: str, call: Call, device: torch.device, dtype: torch.dtype) -> ModuleType:
+    """The backend that runs the call of an op: the named one, or for "auto" the best that supports it.
 
     Raises:
-        ValueError: no such backend.  RuntimeError: the named backend cannot run here, and why.
+        ValueError: no such backend.  RuntimeError: the named backend, or none at all, can run the call, and why.
     """
-    if name == "auto":
-        return next(backend for backend in BACKENDS.values() if backend.unsupported(device, dtype) is None)
     check_choice("backend", name, ("auto", *BACKENDS))
-    if reason := BACKENDS[name].unsupported(device, dtype):
-        raise RuntimeError(f"backend {name!r} cannot run {op} for {name_of(dtype)} on {device}: {reason}")
-    return BACKENDS[name]
+    found = {}
+    for candidate in BACKENDS if name == "auto" else [name]:
+        found[candidate] = refusal(candidate, device, dtype, call)
+        if found[candidate] is None:
+            return BACKENDS[candidate]
+    why = found[name] if name != "auto" else "; ".join(f"{key}: {reason}" for key, reason in found.items())
+    raise RuntimeError(f"backend {name!r} cannot run {call.op} for {name_of(dtype)} on {device}: {why}")
 
 
 def run(name: str, op: str, first: Tensor, *args):
-    """Run `op` on the backend that `select` chooses by the first argument, which is always a tensor.
+    """Run `op` on the backend that `select` chooses by the first argument, which is always a tensor, and the sizes.
 
     Autocast has chosen the inputs' dtype before; inside the op it is off.
     """
     transforms.refuse_tangents(op)
-    function = getattr(select(name, op, first.device, first.dtype), op)
+    function = getattr(select(name, call_of(op, (first, *args)), first.device, first.dtype), op)
     with without_autocast(first.device):
         return function(first, *args)
 

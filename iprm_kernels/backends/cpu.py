@@ -8,6 +8,7 @@ from types import ModuleType
 import torch
 
 from iprm_kernels.backends import compiled
+from iprm_kernels.backends.calls import ANY, Call
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -17,13 +18,18 @@ def load() -> tuple[ModuleType | None, str | None]:
     return compiled.load("cpu", "iprm_kernels._C")
 
 
-def unsupported(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why this backend cannot serve the device and dtype, or None where it can."""
+def unsupported(device: torch.device, dtype: torch.dtype, call: Call = ANY) -> str | None:
+    """Why this backend cannot serve the device and dtype, or None where it can: it serves all sizes."""
     if device.type != "cpu":
         return f"its kernels run on the CPU, not on {device.type}"
     if dtype not in DTYPES:
         return f"it has no kernels for {dtype}"
     return load()[1]
+
+
+def limits(device: torch.device) -> str:
+    """What it serves on the device, in words."""
+    return "any sizes"
 
 
 def extension() -> ModuleType:

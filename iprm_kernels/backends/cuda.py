@@ -15,7 +15,9 @@ from types import ModuleType
 
 import torch
 
-from iprm_kernels.backends import compiled
+from iprm_kernels.backends import compiled, devices
+from iprm_kernels.backends.calls import ANY, Call
+from iprm_kernels.checks import name_of
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 ON_HOST = "IPRM_CUDA_ON_HOST"
@@ -56,25 +58,60 @@ def runs_on(capability: tuple[int, int], architecture: str) -> bool:
 
 
 @functools.cache
-def _unfit(index: int | None) -> str | None:
-    """Why the extension's code does not run on this CUDA device, or None where it does."""
-    if not torch.cuda.is_available():
-        return "torch finds no CUDA device"
-    capability = torch.cuda.get_device_capability(index)
-    architectures = extension().build_info()["architectures"]
-    if any(runs_on(capability, architecture) for architecture in architectures):
+def _unfit(module: ModuleType, card: devices.Card) -> str | None:
+    """Why the extension's code does not run on a card, or None where it does."""
+    architectures = module.build_info()["architectures"]
+    if any(runs_on(card.capability, architecture) for architecture in architectures):
         return None
-    return f"built for {', '.join(architectures)}, and the device is sm_{capability[0]}{capability[1]}"
+    return f"built for {', '.join(architectures)}, and the device is sm_{card.architecture}"
 
 
-def unsupported(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why this backend cannot serve the device and dtype, or None where it can."""
+def _too_large(call: Call, dtype: torch.dtype, shared: int) -> str | None:
+    """Why the kernels do not run a call where a block may have so many bytes of shared memory. The figures are those
+    that the launches are made with."""
+    module = extension()
+    if call.op == "steps":
+        columns = call.K * call.blocks
+        needed = module.steps_shared(dtype, call.R, columns)
+        if needed > shared:
+            return (
+                f"all steps at once take {needed} bytes of shared memory a block at R = {call.R} and {columns} columns"
+                f" of the window (K (1 + W)), and the device has {shared}"
+            )
+    elif call.R and not (call.op or "").startswith("execution_simple"):
+        widest = module.most_width(dtype, shared)
+        if widest < call.R:
+            return f"R = {call.R}, of {widest} at most in {name_of(dtype)} with {shared} bytes of shared memory a block"
+    if call.blocks > module.MOST_BLOCKS:
+        return f"a window of {call.blocks} states, of {module.MOST_BLOCKS} at most"
+    return None
+
+
+def unsupported(device: torch.device, dtype: torch.dtype, call: Call = ANY) -> str | None:
+    """Why this backend cannot serve the device, dtype and call, or None where it can."""
     on_host = bool(os.environ.get(ON_HOST))
     if device.type != ("cpu" if on_host else "cuda"):
         return f"its kernels run on {'the CPU' if on_host else 'CUDA devices'}, not on {device.type}"
     if dtype not in DTYPES:
         return f"it has no kernels for {dtype}"
-    return load()[1] or (None if on_host else _unfit(device.index))
+    if reason := load()[1]:
+        return reason
+    if on_host:
+        return _too_large(call, dtype, extension().shared_limit())
+    if reason := devices.obstacle(device):
+        return reason
+    card = devices.card(device)
+    return _unfit(extension(), card) or _too_large(call, dtype, card.shared)
+
+
+def limits(device: torch.device) -> str:
+    """What it serves on a device that it supports, in words."""
+    module = extension()
+    shared = module.shared_limit() if os.environ.get(ON_HOST) else devices.card(device).shared
+    widest = ", ".join(f"{module.most_width(dtype, shared)} in {name_of(dtype)}" for dtype in DTYPES)
+    blocks = f"windows of up to {module.MOST_BLOCKS} states"
+    fits = [n for n in range(module.MOST_STEP_COLUMNS + 1) if module.steps_shared(DTYPES[0], 0, n) <= shared]
+    return f"R up to {widest}; {blocks}; all steps at once with up to {max(fits, default=0)} columns K (1 + W)"
 
 
 def extension() -> ModuleType:
@@ -92,3 +129,4 @@ execution_simple = _op("execution_simple")
 execution_simple_backward = _op("execution_simple_backward")
 composition = _op("composition")
 composition_backward = _op("composition_backward")
+steps = _op("steps")

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from iprm_kernels.activations import ACTIVATIONS, SLOPES
+from iprm_kernels.backends.calls import ANY, Call
 from iprm_kernels.philox import Role, scaled_mask, stream_of
 
 MASK_BIAS = -1e30
@@ -23,9 +24,14 @@ TILE_ELEMENTS = 2**20
 """Pair tensors are made for as many samples at once as fit this many elements (at least one sample)."""
 
 
-def unsupported(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why this backend cannot serve the device and dtype: it always can."""
+def unsupported(device: torch.device, dtype: torch.dtype, call: Call = ANY) -> str | None:
+    """Why this backend cannot serve the device, dtype and call: it always can."""
     return None
+
+
+def limits(device: torch.device) -> str:
+    """What it serves on the device, in words."""
+    return "any sizes"
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:

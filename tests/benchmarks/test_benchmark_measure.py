@@ -87,7 +87,7 @@ def test_conditions_are_complete(small):
     assert found["machine"]["device"]
     assert found["machine"]["cpu"]
     assert found["machine"]["cores"] > 0
-    assert found["machine"]["float32_products"] == "highest"
+    assert found["machine"]["float32_products"] == "ieee"
     assert found["machine"]["load"] >= 0
     assert found["versions"]["torch"] == torch.__version__
     assert "triton" in found["versions"]

@@ -122,6 +122,36 @@ def test_a_new_kind_of_call_is_captured_anew(device):
     assert FakeGraph.replays == 2 * len(kinds) + 1
 
 
+@pytest.fixture
+def precision():
+    """Of float32 products, restored afterwards: by the older switches, which set the newer ones, and then by those."""
+    matmul = torch.backends.mkldnn.matmul, torch.backends.cuda.matmul
+    older, newer = torch.get_float32_matmul_precision(), [getattr(m, "fp32_precision", None) for m in matmul]
+    yield
+    torch.set_float32_matmul_precision(older)
+    for switch, before in zip(matmul, newer, strict=True):
+        if before is not None:
+            switch.fp32_precision = before
+
+
+def test_another_precision_is_a_new_kind(device, precision):
+    plain, switched = models()
+    args = inputs(CONFIG)
+    for name in ("highest", "high", "highest"):
+        torch.set_float32_matmul_precision(name)
+        check(plain, switched, args)
+    assert FakeGraph.captures == 2
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="this torch has no such switch")
+def test_the_newer_switch_of_precision(device, precision):
+    """Once it is set, reading the older one raises."""
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    plain, switched = models()
+    check(plain, switched, inputs(CONFIG))
+    assert FakeGraph.captures == 1
+
+
 def test_strides_are_no_new_kind(device):
     plain, switched = models()
     X, s, V, *masks = inputs(CONFIG)

@@ -59,27 +59,14 @@ def test_a_build_that_was_left_out_says_why(monkeypatch):
 
 def test_without_a_device_it_says_so(monkeypatch):
     monkeypatch.setattr(cuda, "load", lambda: (object(), None))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    cuda._unfit.cache_clear()
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert cuda.unsupported(GPU, torch.float32) == "torch finds no CUDA device"
-    cuda._unfit.cache_clear()
 
 
-def test_a_device_that_was_not_built_for_is_named(monkeypatch):
-    class Module:
-        @staticmethod
-        def build_info():
-            return {"architectures": ["sm_80", "sm_90"]}
-
-    monkeypatch.setattr(cuda, "load", lambda: (Module, None))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (12, 0))
-    cuda._unfit.cache_clear()
-    assert cuda.unsupported(GPU, torch.float32) == "built for sm_80, sm_90, and the device is sm_120"
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (8, 9))
-    cuda._unfit.cache_clear()
-    assert cuda.unsupported(GPU, torch.float32) is None
-    cuda._unfit.cache_clear()
+def test_a_device_beyond_the_last_is_named(monkeypatch):
+    monkeypatch.setattr(cuda, "load", lambda: (object(), None))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert cuda.unsupported(torch.device("cuda", 2), torch.float32) == "torch finds 2 CUDA devices"
 
 
 def test_a_module_for_the_host_that_does_not_load_is_named(monkeypatch, tmp_path):

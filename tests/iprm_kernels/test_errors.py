@@ -12,6 +12,7 @@ import torch
 
 import iprm_kernels
 from iprm_kernels import backends
+from iprm_kernels.backends.calls import Call
 
 
 def full(**changes):
@@ -151,14 +152,14 @@ def test_every_backend_says_why_it_cannot_run():
         else:
             assert reason
             with pytest.raises(RuntimeError, match=f"backend '{name}' cannot run execution for float32 on meta"):
-                backends.select(name, "execution", torch.device("meta"), torch.float32)
+                backends.select(name, Call("execution"), torch.device("meta"), torch.float32)
 
 
 def test_auto_takes_the_first_that_can(monkeypatch):
     device, dtype = torch.device("cpu"), torch.float32
     usable = [name for name, reason in iprm_kernels.reasons(device, dtype).items() if reason is None]
-    assert backends.select("auto", "execution", device, dtype) is backends.BACKENDS[usable[0]]
+    assert backends.select("auto", Call("execution"), device, dtype) is backends.BACKENDS[usable[0]]
     for backend in backends.BACKENDS.values():
         if backend is not backends.BACKENDS["eager"]:
-            monkeypatch.setattr(backend, "unsupported", lambda device, dtype: "switched off")
-    assert backends.select("auto", "execution", device, dtype) is backends.BACKENDS["eager"]
+            monkeypatch.setattr(backend, "unsupported", lambda *_: "switched off")
+    assert backends.select("auto", Call("execution"), device, dtype) is backends.BACKENDS["eager"]

@@ -16,7 +16,7 @@ def test_report_names_versions_and_every_backend():
     assert sections["versions"]["torch"] == torch.__version__
     (states,) = (facts for title, facts in sections.items() if title.startswith("backends on cpu"))
     assert list(states) == list(BACKENDS)
-    assert states["eager"] == "usable"
+    assert states["eager"] == "usable: any sizes"
 
 
 def test_a_missing_extension_is_explained(monkeypatch):

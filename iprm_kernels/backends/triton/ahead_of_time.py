@@ -28,6 +28,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from iprm_kernels.activations import ACTIVATIONS
+from iprm_kernels.backends.devices import KIB, shared_memory
 from iprm_kernels.backends.triton import configs
 from iprm_kernels.backends.triton.launch import KERNELS, OPTIONS, power_of_2
 from iprm_kernels.backends.triton.tiles import PLAIN
@@ -37,12 +38,11 @@ WIDTHS = (37, 96, 128, 192, 200, 256, 320, 384, 512, 768, 1024)
 """Of the chains: R; some are padded, one has no alignment at all."""
 OTHER_WIDTHS = (37, 96, 128, 256, 512)
 """Of the others, which go through any width in the same blocks."""
-KIB = 1024
-SHARED_LIMIT = {80: 163 * KIB, 90: 227 * KIB, 100: 227 * KIB}
-"""Bytes that one block may have (CUDA C++ programming guide, compute capabilities 8.0, 9.0, 10.0)."""
-SHARED_OF_SM = {80: 164 * KIB, 90: 228 * KIB, 100: 228 * KIB}
-RESERVED, REGISTERS, WARPS, BLOCKS = KIB, 65536, 64, 32
-"""Shared memory reserved for each block; registers, warps and blocks of a multiprocessor."""
+RESERVED, REGISTERS = KIB, 65536
+"""Shared memory reserved for each block: a multiprocessor has that of its largest block and this. And its registers."""
+WARPS = {80: 64, 86: 48, 89: 48, 90: 64, 100: 64, 120: 48}
+BLOCKS = {80: 32, 86: 16, 89: 24, 90: 32, 100: 32, 120: 24}
+"""The most of a multiprocessor (CUDA C++ programming guide, technical specifications by compute capability)."""
 OPCODES = ("HMMA", "HGMMA", "UTCHMMA", "FFMA", "LDL", "STL")
 TENSOR_CORES = ("HMMA", "HGMMA", "UTCHMMA")
 
@@ -109,16 +109,17 @@ class Result:
     @property
     def occupancy(self) -> float:
         """Resident warps of those a multiprocessor can hold."""
-        warps, registers = self.case.warps, -(-self.registers // 8) * 8
-        by_shared = SHARED_OF_SM[self.case.architecture] // (self.shared + RESERVED)
-        blocks = min(REGISTERS // (registers * 32 * warps), by_shared, WARPS // warps, BLOCKS)
-        return blocks * warps / WARPS
+        architecture, warps, registers = self.case.architecture, self.case.warps, -(-self.registers // 8) * 8
+        by_shared = (shared_memory(architecture) + RESERVED) // (self.shared + RESERVED)
+        most = WARPS[architecture]
+        blocks = min(REGISTERS // (registers * 32 * warps), by_shared, most // warps, BLOCKS[architecture])
+        return blocks * warps / most
 
     @property
     def faults(self) -> list[str]:
         """What is wrong with it."""
         case, found = self.case, []
-        if self.shared > SHARED_LIMIT[case.architecture]:
+        if self.shared > shared_memory(case.architecture):
             found.append(f"{self.shared} bytes of shared memory")
         if self.spilled:
             found.append(f"{self.spilled} spill instructions")

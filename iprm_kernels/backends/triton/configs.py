@@ -17,9 +17,13 @@ from typing import NamedTuple
 import torch
 import triton
 
+from iprm_kernels.backends import devices
+
 power_of_2 = triton.next_power_of_2
 
-ARCHITECTURES = (80, 90, 100)
+ARCHITECTURES = (80, 86, 89, 90, 100, 120)
+SMALL = 86
+"""The family of cards with 99 KB of shared memory a block."""
 CHAINS = ("logits", "recompute", "chain_backward")
 
 
@@ -110,6 +114,8 @@ _ODD_FLOAT = {
     256: [Tile(16, 32, 32, 1, 8, 2)],
     512: [Tile(16, 16, 32, 1, 8, 1)],
 }
+# At this width two stages take 100 and 102 KB. One stage does not overlap loads with products, but fits into 99 KB.
+_SMALL = {512: [Tile(32, 32, 0, 1, 8, 1)]}
 INTERPRETED = Tile(64, 64, 0, 2, 4, 1)
 
 
@@ -123,21 +129,27 @@ def tiles(architecture: int, dtype: torch.dtype, R: int) -> list[Tile]:
     width = next(width for width in (128, 256, 512, 1024) if width >= R)
     if dtype == torch.float32:
         lists = _FLOAT if width == R else _ODD_FLOAT if R % 16 else _PADDED_FLOAT
+    elif R % 16:
+        lists = _ODD
     else:
-        lists = _HALF[family(architecture)] if width == R else _ODD if R % 16 else _PADDED
+        found = family(architecture)
+        lists = _PADDED if width != R else _HALF[80 if found == SMALL else found]
+        lists = lists | (_SMALL if found == SMALL else {})
     return lists[width]
 
 
 def every_tile() -> list[Tile]:
     """All configurations of all lists."""
-    families = (_FLOAT, _PADDED_FLOAT, _ODD_FLOAT, _PADDED, _ODD, *_HALF.values())
+    families = (_FLOAT, _PADDED_FLOAT, _ODD_FLOAT, _PADDED, _ODD, _SMALL, *_HALF.values())
     return sorted({tile for lists in families for entries in lists.values() for tile in entries})
 
 
 def family(architecture: int) -> int:
-    """The architecture whose lists serve this one. Consumer cards have the matrix instructions of the oldest, but 99 KB
-    of shared memory: what asks for more, tiles of R = 512, Triton refuses there by name."""
-    return architecture if architecture in (90, 100) else 100 if architecture == 103 else 80
+    """The architecture whose lists serve this one: by its shared memory and its matrix instructions, of which 120 has
+    the oldest kind."""
+    if devices.shared_memory(architecture) < devices.shared_memory(80):
+        return SMALL
+    return 90 if architecture == 90 else 100 if 100 <= architecture < 120 else 80
 
 
 ROWS = 32
@@ -150,9 +162,9 @@ numbers of language tokens are many."""
 
 # (BN, BD, warps, stages) by bytes of an element: without tensor cores, a product holds both factors in registers
 _ATTENTION = {
-    "products": {2: [(64, 64, 4, 3), (64, 128, 4, 3)], 4: [(32, 64, 4, 3), (32, 32, 4, 3)]},
+    "products": {2: [(64, 64, 4, 3), (64, 128, 8, 3)], 4: [(32, 64, 4, 3), (32, 32, 4, 3)]},
     "pool": {2: [(64, 64, 4, 3), (32, 128, 4, 3), (64, 128, 8, 3)], 4: [(32, 64, 4, 3), (32, 32, 4, 3)]},
-    "d_tokens": {2: [(64, 64, 4, 3), (64, 128, 8, 3)], 4: [(32, 64, 4, 3), (32, 32, 4, 3)]},
+    "d_tokens": {2: [(64, 64, 4, 2), (64, 128, 8, 3)], 4: [(32, 64, 4, 3), (32, 32, 4, 3)]},
     "d_query": {2: [(64, 64, 4, 3), (32, 128, 4, 3)], 4: [(32, 64, 4, 3), (32, 32, 4, 3)]},
 }
 # (columns, warps) of the elementwise kernels, which are as wide for every dtype: they compute in float32

@@ -42,14 +42,6 @@ from iprm_kernels.backends.triton.launch import bytes_of, cdiv, contiguous, draw
 from iprm_kernels.philox import Role
 
 BUFFER_BYTES = 128 * 2**20
-MOST_TOKENS = 2**24 - 1
-"""The kernels divide 32-bit numbers up to N times the largest tile, see `pairs.locate`."""
-
-
-def check_length(N: int) -> None:
-    """Raise unless the kernels can number a sample's tokens."""
-    if N > MOST_TOKENS:
-        raise ValueError(f"tokens: expected at most {MOST_TOKENS} a sample for the triton backend, got {N}")
 
 
 def floats(like: Tensor, *shape: int) -> Tensor:
@@ -69,7 +61,6 @@ def execution(v, u, g, l, C1a, C2, c2, w, tokens, mask, seed, step, p_product, p
     product, attention_drop = rates(seed, step, p_product, p_attention)
     v, u, g, l, C1a, C2, c2, w, tokens = contiguous(v, u, g, l, C1a, C2, c2, w, tokens)
     (B, K, R), N = g.shape, v.shape[1]
-    check_length(N)
     logits = floats(v, B, K, N)
     if not is_fused("logits", R):
         wide_logits((v, u, g, l), C1a, C2, c2, w, logits, product, activation)
@@ -210,7 +201,6 @@ def execution_simple(keys, query, w, tokens, mask, seed, step, p_product, p_atte
     product, attention_drop = rates(seed, step, p_product, p_attention)
     keys, query, w, tokens = contiguous(keys, query, w, tokens)
     (B, K, _), N = query.shape, keys.shape[1]
-    check_length(N)
     logits = floats(keys, B, K, N)
     if logits.numel():
         scores(keys, query, w, logits, 0, N, activation, product)

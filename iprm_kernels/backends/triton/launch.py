@@ -17,8 +17,10 @@ import torch
 import triton
 from torch import Tensor
 
+from iprm_kernels.backends import devices
 from iprm_kernels.backends.triton import attend, compose, configs, pairs, philox, simple
 from iprm_kernels.philox import Role, stream_of
+from iprm_kernels.precision import float32_products
 
 cdiv = triton.cdiv
 power_of_2 = triton.next_power_of_2
@@ -83,17 +85,13 @@ def draws_of(p: float, seed: Tensor | None, step: int, role: Role) -> dict:
 
 
 def precision(dtype: torch.dtype) -> str:
-    """How products are rounded: float32 exactly unless torch.backends.cuda.matmul.allow_tf32 is set."""
-    return "tf32" if dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32 else "ieee"
+    """How products are rounded: those of float32 as PyTorch's own on CUDA devices."""
+    return float32_products("cuda") if dtype == torch.float32 else "ieee"
 
 
-@functools.cache
 def architecture_of(device: torch.device) -> int | None:
     """90 for an H100; None under the interpreter."""
-    if device.type != "cuda":
-        return None
-    major, minor = torch.cuda.get_device_capability(device)
-    return 10 * major + minor
+    return devices.card(device).architecture if device.type == "cuda" else None
 
 
 def tuning() -> bool:

@@ -14,6 +14,17 @@ import os
 
 import torch
 
+from iprm_kernels.backends import devices
+from iprm_kernels.backends.calls import ANY, Call
+
+LEAST_VERSION = (3, 3)
+"""3.2 knows no tuples of pointers, which are how composition gets its window."""
+LEAST_CAPABILITY = (8, 0)
+"""The least that Triton compiles for, and the first with tensor cores for bfloat16 and with asynchronous copies."""
+MOST_TOKENS = 2**24 - 1
+"""The kernels of execution divide 32-bit numbers up to N times the largest tile, see `pairs.locate`."""
+MOST_BLOCKS = 16
+"""Of a window: the kernels of composition are written out for each state in it; with 16 the compiler takes minutes."""
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _ROOMS = {
     "dropout": "dropout",
@@ -38,15 +49,61 @@ def _missing() -> str | None:
     return None if spec and spec.origin else "triton is not installed"  # a mere folder of that name has no origin
 
 
-def unsupported(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why this backend cannot serve the device and dtype, or None where it can."""
+@functools.cache
+def version() -> tuple[int, int] | str:
+    """Triton's version, or why it does not load. This imports Triton."""
+    try:
+        numbers = importlib.import_module("triton").__version__.split(".")
+    except ImportError as error:
+        return f"triton does not load: {error}"
+    return int(numbers[0]), int(numbers[1])
+
+
+def _too_old() -> str | None:
+    """Why this version of Triton does not serve, or None where it does."""
+    found = version()
+    if isinstance(found, str):
+        return found
+    written = ".".join(map(str, LEAST_VERSION))
+    return f"triton {found[0]}.{found[1]} is installed, and {written} is the least" if found < LEAST_VERSION else None
+
+
+def _unfit(device: torch.device) -> str | None:
+    """Why the kernels do not run on a CUDA device, or None where they do."""
+    if reason := devices.obstacle(device):
+        return reason
+    capability = devices.card(device).capability
+    if capability >= LEAST_CAPABILITY:
+        return None
+    least, found = (".".join(map(str, numbers)) for numbers in (LEAST_CAPABILITY, capability))
+    return f"the device has compute capability {found}, and Triton compiles for {least} and later"
+
+
+def _too_large(call: Call) -> str | None:
+    """Why the kernels do not run a call of these sizes, or None where they do."""
+    if call.N > MOST_TOKENS:
+        return f"N = {call.N} visual tokens, of {MOST_TOKENS} at most"
+    if call.blocks > MOST_BLOCKS:
+        return f"a window of {call.blocks} states, of {MOST_BLOCKS} at most"
+    return None
+
+
+def unsupported(device: torch.device, dtype: torch.dtype, call: Call = ANY) -> str | None:
+    """Why this backend cannot serve the device, dtype and call, or None where it can. Triton is imported only where all
+    else is right."""
     if reason := _missing():
         return reason
-    if device.type != "cuda" and not (device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"):
+    interpreted = device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
+    if device.type != "cuda" and not interpreted:
         return f"its kernels run on CUDA devices, not on {device.type} (but for TRITON_INTERPRET=1 on the CPU)"
     if dtype not in DTYPES:
         return f"it has no kernels for {dtype}"
-    return None
+    return (None if interpreted else _unfit(device)) or _too_old() or _too_large(call)
+
+
+def limits(device: torch.device) -> str:
+    """What it serves on the device, in words."""
+    return f"any R; up to {MOST_TOKENS} visual tokens; windows of up to {MOST_BLOCKS} states"
 
 
 def _op(name: str):

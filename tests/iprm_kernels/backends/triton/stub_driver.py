@@ -12,6 +12,7 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 
+from iprm_kernels.backends import devices
 from iprm_kernels.backends.triton import ahead_of_time, launch
 
 INTEGERS = {"i32": 2**31, "i64": 2**63}
@@ -56,7 +57,7 @@ class Driver:
         return 0
 
     def get_device_properties(self, device):
-        return {"max_shared_mem": ahead_of_time.SHARED_LIMIT[self.architecture]}
+        return {"max_shared_mem": devices.shared_memory(self.architecture)}
 
     def load_binary(self, name, cubin, shared, device):
         """(module, function, registers, spills, threads); without a module nothing is unloaded at the end."""

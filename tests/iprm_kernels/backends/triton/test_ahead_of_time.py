@@ -32,7 +32,8 @@ def first(*args, **options) -> ahead_of_time.Case:
 
 def chosen() -> list[ahead_of_time.Case]:
     """Every entry at R = 256 in bfloat16 on sm_90, and the costliest activation; of the chains the fixed choice at
-    other widths, on the other architectures and in float32. Much else is compiled by test_launch.py."""
+    other widths, on the other architectures and in float32, and what differs on cards with 99 KB of shared memory. Much
+    else is compiled by test_launch.py."""
     found = []
     for kernel, function in KERNELS.items():
         found += ahead_of_time.cases_of(kernel, 90, "bfloat16", 256)
@@ -41,10 +42,16 @@ def chosen() -> list[ahead_of_time.Case]:
     for kernel in configs.CHAINS:
         found += [first(kernel, *point) for point in PADDED]
         found += [first(kernel, architecture, "bfloat16", 256) for architecture in (80, 100)]
-        for architecture in configs.ARCHITECTURES:
+        for architecture in (80, 90, 100):
             found += [first(kernel, architecture, "bfloat16", width) for width in (128, 512)]
             found.append(first(kernel, architecture, "float32", 256))
+        for architecture in (86, 89, 120):
+            found += [first(kernel, architecture, "bfloat16", width) for width in (384, 512)]
+        found += [first(kernel, 120, dtype, 256) for dtype in ("float32", "float16")]
     found += [first("logits", 90, dtype, width) for dtype in ("bfloat16", "float32") for width in (768, 1024)]
+    found.append(first("logits", 120, "bfloat16", 1024))
+    for kernel in ("products", "d_tokens"):
+        found += ahead_of_time.cases_of(kernel, 120, "bfloat16", 256, on=False)
     return found
 
 
@@ -58,6 +65,19 @@ def test_faults_are_found():
     case = first("logits", 90, "bfloat16", 512)
     entry = configs.Tile(64, 32, 0, 1, 8, 2).entry("logits")
     assert any("spill" in fault for fault in ahead_of_time.compiled(dataclasses.replace(case, entry=entry)).faults)
+
+
+@pytest.mark.parametrize("architecture", [86, 89, 120])
+def test_two_stages_do_not_fit_into_99_kilobytes(architecture):
+    """Of R = 512 in 16 bits, which is why these cards have an entry of their own."""
+    case = first("recompute", architecture, "bfloat16", 512)
+    entry = configs.Tile(32, 32, 0, 1, 8, 2).entry("recompute")
+    assert ahead_of_time.compiled(dataclasses.replace(case, entry=entry)).faults == ["102400 bytes of shared memory"]
+
+
+def test_the_family_of_every_architecture():
+    families = {80: 80, 86: 86, 87: 80, 89: 86, 90: 90, 100: 100, 103: 100, 110: 100, 120: 86, 121: 86}
+    assert {architecture: configs.family(architecture) for architecture in families} == families
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -40,6 +40,8 @@ ODD_HALF = Sizes(2, 7, 81, 9, 99, 37, 2, torch.float16, True)
 ONE = Sizes(1, 1, 1, 1, 1, 1, 1, torch.bfloat16, False)
 EVEN = Sizes(16, 16, 256, 32, 256, 128, 3, torch.float16, False)
 MANY = Sizes(2, 32, 576, 48, 768, 384, 4, torch.float32, True)
+SMALL_CARD = Sizes(8, 6, 196, 24, 64, 512, 2, torch.bfloat16, False)
+"""R of what would need more than 99 KB of shared memory in tiles for larger cards."""
 WIDE = Sizes(4, 6, 196, 24, 1536, 1536, 2, torch.bfloat16, True)
 
 
@@ -94,12 +96,15 @@ def calls(s: Sizes) -> dict:
     }
 
 
+LAUNCHES = {
+    "paper": (90, PAPER), "paper-sm_80": (80, PAPER), "paper-sm_100": (100, PAPER), "even": (90, EVEN),
+    "odd": (90, ODD), "odd-half-sm_100": (100, ODD_HALF), "one-sm_80": (80, ONE), "many-sm_80": (80, MANY),
+    "wide": (90, WIDE), "small-sm_89": (89, SMALL_CARD),
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("op", calls(ONE))
-@pytest.mark.parametrize(
-    ("architecture", "sizes"),
-    [(90, PAPER), (80, PAPER), (100, PAPER), (90, EVEN), (90, ODD), (100, ODD_HALF), (80, ONE), (80, MANY), (90, WIDE)],
-    ids=["paper", "paper-sm_80", "paper-sm_100", "even", "odd", "odd-half-sm_100", "one-sm_80", "many-sm_80", "wide"],
-)
+@pytest.mark.parametrize(("architecture", "sizes"), LAUNCHES.values(), ids=LAUNCHES)
 def test_launches(architecture, sizes, op, monkeypatch):
     driver = stub_driver.install(monkeypatch, architecture)
     calls(sizes)[op]()

@@ -1,0 +1,287 @@
+"""Which backend "auto" takes for a call on a card, and what it says of those passed over; the cards are faked."""
+
+from __future__ import annotations
+
+import re
+import sys
+from types import SimpleNamespace
+
+import cuda_figures
+import pytest
+import torch
+from test_registration import CASES
+
+import iprm_kernels
+from iprm_kernels import backends, info
+from iprm_kernels.backends import cuda, devices
+from iprm_kernels.backends.calls import Call
+from iprm_kernels.backends.triton import ops as triton_ops
+from iprm_kernels.steps import missing
+
+GPU = torch.device("cuda", 0)
+FLOAT, HALF = torch.float32, torch.bfloat16
+SHARED = {(7, 5): 64, (8, 0): 163, (8, 6): 99, (8, 9): 99, (9, 0): 227, (10, 0): 227, (12, 0): 99}
+"""KB of shared memory of a block, by capability."""
+SERVED = [capability for capability in SHARED if capability >= (8, 0)]
+WIDEST = {99: {FLOAT: 544, HALF: 384}, 163: {FLOAT: 1056, HALF: 1408}, 227: {FLOAT: 1568, HALF: 2432}}
+"""R of the CUDA kernels, by that memory."""
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch):
+    for name in ("IPRM_CUDA_ON_HOST", "TRITON_INTERPRET"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def put(monkeypatch):
+    """put(capability, triton=version): the card and the version of Triton that this machine seems to have."""
+
+    def put(capability, triton=(3, 8)):
+        monkeypatch.setattr(devices, "obstacle", lambda device: None)
+        monkeypatch.setattr(devices, "card", lambda device: devices.Card(capability, 1024 * SHARED[capability]))
+        monkeypatch.setattr(cuda, "load", lambda: (cuda_figures.Extension, None))
+        monkeypatch.setattr(triton_ops, "_missing", lambda: None)
+        monkeypatch.setattr(triton_ops, "version", lambda: triton)
+
+    return put
+
+
+def chosen(op: str, dtype: torch.dtype, **sizes) -> str:
+    """What "auto" takes; all that stand before it have a reason, and raise with it when they are named."""
+    call = Call(op, **sizes)
+    taken = backends.select("auto", call, GPU, dtype)
+    reasons = iprm_kernels.reasons(GPU, dtype, op, **sizes)
+    name = next(name for name, reason in reasons.items() if reason is None)
+    assert backends.BACKENDS[name] is taken
+    for before in list(reasons)[: list(reasons).index(name)]:
+        message = rf"backend '{before}' cannot run {op} for \w+ on cuda:0: {re.escape(reasons[before])}"
+        with pytest.raises(RuntimeError, match=message):
+            backends.select(before, call, GPU, dtype)
+    return name
+
+
+def test_the_table_of_cards():
+    for (major, minor), kilobytes in SHARED.items():
+        assert devices.shared_memory(10 * major + minor) == 1024 * kilobytes
+
+
+@pytest.mark.parametrize("op", ["execution", "execution_backward"])
+@pytest.mark.parametrize("dtype", [FLOAT, HALF])
+@pytest.mark.parametrize("R", [256, 512, 1024])
+@pytest.mark.parametrize("capability", SERVED)
+def test_triton_serves_every_width(capability, R, dtype, op, put):
+    """Its lists hold what fits on each card (test_ahead_of_time.py)."""
+    put(capability)
+    assert chosen(op, dtype, B=8, K=6, N=196, D=512, R=R) == "triton"
+
+
+@pytest.mark.parametrize("op", ["execution", "execution_backward"])
+@pytest.mark.parametrize("dtype", [FLOAT, HALF])
+@pytest.mark.parametrize("R", [256, 512, 1024])
+@pytest.mark.parametrize("capability", SERVED)
+def test_without_a_triton_that_serves(capability, R, dtype, op, put):
+    put(capability, triton=(3, 2))
+    sizes = {"B": 8, "K": 6, "N": 196, "D": 512, "R": R}
+    widest = WIDEST[SHARED[capability]][dtype]
+    assert chosen(op, dtype, **sizes) == ("cuda" if widest >= R else "eager")
+    reasons = iprm_kernels.reasons(GPU, dtype, op, **sizes)
+    assert reasons["triton"] == "triton 3.2 is installed, and 3.3 is the least"
+    if widest < R:
+        name = str(dtype).removeprefix("torch.")
+        shared = 1024 * SHARED[capability]
+        assert reasons["cuda"] == f"R = {R}, of {widest} at most in {name} with {shared} bytes of shared memory a block"
+
+
+@pytest.mark.parametrize("triton", [(3, 3), (3, 4), (3, 10), (4, 0)])
+def test_later_versions_of_triton_serve(triton, put):
+    put((9, 0), triton)
+    assert chosen("composition", HALF, B=8, K=6, D=512, blocks=3) == "triton"
+
+
+@pytest.fixture
+def version():
+    """The function that asks Triton for its version, with nothing remembered."""
+    triton_ops.version.cache_clear()
+    yield triton_ops.version
+    triton_ops.version.cache_clear()
+
+
+@pytest.mark.parametrize(("written", "read"), [("3.2.0", (3, 2)), ("3.10.1+git12ab", (3, 10)), ("3.4", (3, 4))])
+def test_the_version_of_triton(written, read, version, monkeypatch):
+    monkeypatch.setitem(sys.modules, "triton", SimpleNamespace(__version__=written))
+    assert version() == read
+
+
+def test_a_triton_that_does_not_load(version, put, monkeypatch):
+    put((9, 0))
+    monkeypatch.setattr(triton_ops, "version", version)
+    monkeypatch.setitem(sys.modules, "triton", None)
+    assert chosen("formation", HALF) == "cuda"
+    assert iprm_kernels.reasons(GPU)["triton"].startswith("triton does not load: ")
+
+
+def test_simple_execution_has_no_widest(put):
+    put((8, 6), triton=(3, 2))
+    assert chosen("execution_simple", HALF, B=8, K=6, N=196, D=512, R=4096) == "cuda"
+    assert chosen("execution_simple_backward", HALF, B=8, K=6, N=196, D=512, R=4096) == "cuda"
+
+
+@pytest.mark.parametrize("op", ["formation", "execution", "execution_simple", "composition", "dropout"])
+def test_an_old_card_is_left_to_pytorch(op, put):
+    put((7, 5))
+    assert chosen(op, FLOAT) == "eager"
+    reasons = iprm_kernels.reasons(GPU, FLOAT)
+    assert reasons["triton"] == "the device has compute capability 7.5, and Triton compiles for 8.0 and later"
+    assert reasons["cuda"] == "built for sm_80, sm_90, sm_100, compute_100, and the device is sm_75"
+
+
+def test_float64_is_left_to_pytorch(put):
+    put((9, 0))
+    assert chosen("execution", torch.float64, R=256) == "eager"
+
+
+def test_rocm_is_left_to_pytorch(monkeypatch, put):
+    obstacle = devices.obstacle
+    put((9, 0))
+    monkeypatch.setattr(devices, "obstacle", obstacle)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert chosen("execution", FLOAT) == "triton"
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert chosen("execution", FLOAT) == "eager"
+    reasons = iprm_kernels.reasons(GPU)
+    assert all("never compiled for ROCm 6.4" in reasons[name] for name in ("triton", "cuda"))
+
+
+def test_more_tokens_than_triton_numbers(put):
+    put((9, 0))
+    for op in ("execution", "execution_backward", "execution_simple", "execution_simple_backward"):
+        assert chosen(op, HALF, B=1, K=1, N=2**24 - 1, R=256) == "triton"
+        assert chosen(op, HALF, B=1, K=1, N=2**24, R=256) == "cuda"
+    assert iprm_kernels.reasons(GPU, HALF, N=2**24)["triton"] == f"N = {2**24} visual tokens, of {2**24 - 1} at most"
+
+
+@pytest.mark.parametrize("op", ["composition", "composition_backward"])
+def test_a_longer_window_than_any_kernel_takes(op, put):
+    put((9, 0))
+    most = triton_ops.MOST_BLOCKS
+    assert chosen(op, HALF, B=1, K=2, blocks=most) == "triton"
+    assert chosen(op, HALF, B=1, K=2, blocks=most + 1) == ("cuda" if most < 64 else "eager")
+    assert chosen(op, HALF, B=1, K=2, blocks=65) == "eager"
+    reasons = iprm_kernels.reasons(GPU, HALF, op, blocks=65)
+    assert reasons["triton"] == f"a window of 65 states, of {most} at most"
+    assert reasons["cuda"] == "a window of 65 states, of 64 at most"
+
+
+@pytest.mark.parametrize("dtype", [FLOAT, HALF])
+@pytest.mark.parametrize("window", [1, 2])
+@pytest.mark.parametrize("capability", SHARED)
+def test_all_steps_at_once(capability, window, dtype, put):
+    """K = 6, W = 2 takes 102,144 bytes, more than the 101,376 of the smaller cards."""
+    put(capability)
+    sizes = {"B": 1, "K": 6, "L": 24, "N": 196, "D": 512, "R": 256, "blocks": 1 + window}
+    small = SHARED[capability] < 163
+    if capability >= (8, 0) and not (small and window == 2):
+        assert chosen("steps", dtype, **sizes) == "cuda"
+        assert missing("auto", GPU, dtype, K=6, R=256, window=window) is None
+        return
+    reason = missing("auto", GPU, dtype, K=6, R=256, window=window)
+    if capability >= (8, 0):
+        assert "102144 bytes of shared memory" in reason
+        assert "R = 256 and 18 columns" in reason
+        assert "the device has 101376" in reason
+    with pytest.raises(RuntimeError, match=r"'auto' cannot run steps .* backend has no kernel for steps; cuda: "):
+        backends.select("auto", Call("steps", **sizes), GPU, dtype)
+    with pytest.raises(RuntimeError, match=f"backend 'cuda' cannot run steps for .* on cuda:0: {re.escape(reason)}"):
+        backends.select("cuda", Call("steps", **sizes), GPU, dtype)
+
+
+def test_wide_pairs_in_all_steps(put):
+    put((8, 9))
+    assert "107776 bytes of shared memory a block at R = 512 and 4 columns" in missing("auto", GPU, HALF, 2, 512, 1)
+
+
+def test_sizes_are_checked():
+    with pytest.raises(ValueError, match="sizes: expected one of 'B', 'K', 'L', 'N', 'D', 'R', 'blocks', got 'r'"):
+        iprm_kernels.reasons("cpu", r=512)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The calls that the eager backend was asked about."""
+    found = []
+    eager = backends.BACKENDS["eager"]
+    monkeypatch.setattr(eager, "unsupported", lambda device, dtype, call: found.append(call))
+    return found
+
+
+SIZES = {
+    "formation": {"B": 2, "K": 3, "L": 5, "D": 4},
+    "execution": {"B": 2, "K": 3, "N": 7, "R": 5, "D": 4},
+    "execution_simple": {"B": 2, "K": 3, "N": 7, "R": 5, "D": 4},
+    "composition": {"B": 2, "K": 3, "D": 4, "blocks": 2},
+}
+
+
+@pytest.mark.parametrize("op", CASES)
+def test_a_backend_is_asked_about_the_call(op, asked):
+    """Forward and backward, by the sizes of the tensors that came."""
+    function, make, options = CASES[op]
+    inputs = make()
+    for value in inputs.values():
+        for tensor in value if isinstance(value, list) else [value]:
+            if tensor.is_floating_point():
+                tensor.requires_grad_()
+    out, *_ = function(**inputs, **options, backend="eager")
+    out.sum().backward()
+    assert asked == [Call(op, **SIZES[op]), Call(f"{op}_backward", **SIZES[op])]
+
+
+def test_dropout_is_asked_about(asked):
+    iprm_kernels.dropout(torch.ones(3), 0.5, torch.tensor([1]), 0, backend="eager")
+    assert asked == [Call("dropout")]
+
+
+def test_the_next_backend_runs_a_call_that_is_too_large(monkeypatch):
+    """The cpu backend stands for any that refuses by size."""
+    cpu = backends.BACKENDS["cpu"]
+    monkeypatch.setattr(cpu, "unsupported", lambda device, dtype, call: f"R = {call.R}" if call.R > 4 else None)
+    monkeypatch.setattr(cpu, "execution", lambda *args: pytest.fail("it was passed over"))
+    core, make, _ = CASES["execution"]
+    inputs = make()
+    for got, want in zip(core(**inputs), core(**inputs, backend="eager"), strict=True):
+        assert torch.equal(got, want)
+    with pytest.raises(RuntimeError, match="backend 'cpu' cannot run execution for float64 on cpu: R = 5"):
+        core(**{k: v.double() for k, v in inputs.items()}, backend="cpu")
+
+
+@pytest.mark.parametrize("capability", SERVED)
+def test_info_says_what_is_served(capability, put, monkeypatch):
+    put(capability)
+    states = info.backend_states("cuda:0")
+    widest = WIDEST[SHARED[capability]]
+    assert states["triton"].startswith("usable: any R; up to 16777215 visual tokens; windows of up to ")
+    assert f"R up to {widest[FLOAT]} in float32, {widest[HALF]} in bfloat16" in states["cuda"]
+    assert f"all steps at once with up to {12 if SHARED[capability] == 99 else 256} columns" in states["cuda"]
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
+    major, minor = capability
+    assert info.describe_device("cuda:0") == f"cuda:0 (a card, sm_{major}{minor}, {SHARED[capability]} KB shared)"
+
+
+def test_info_says_why_not(put):
+    put((7, 5), triton=(3, 2))
+    states = info.backend_states("cuda:0")
+    assert states["triton"].startswith("no: the device has compute capability 7.5")
+    assert states["cuda"].startswith("no: built for sm_80")
+    assert states["eager"] == "usable: any sizes"
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_a_card_is_read_from_torch(tells, monkeypatch):
+    """By the table where torch does not tell the shared memory."""
+    told = {"shared_memory_per_block_optin": 1000} if tells else {}
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(major=8, minor=9, **told))
+    devices._card.cache_clear()
+    assert devices.card(GPU) == devices.Card((8, 9), 1000 if tells else 99 * 1024)
+    assert devices.card(GPU).architecture == 89
+    devices._card.cache_clear()
