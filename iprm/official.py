@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from iprm import fast
 from iprm.config import IPRMConfig
 from iprm.reference import Attention
-from iprm_kernels.checks import DTYPES, check_choice, check_floating, check_tensor, described
+from iprm_kernels.autocast import is_cast
+from iprm_kernels.checks import DTYPES, check_choice, check_floating, check_tensor, described, is_dense
 
 PLAIN_FIELDS = {
     "num_ops": "NUM_MEMORY_TOKENS",
@@ -365,25 +366,10 @@ def _filled(hollow: nn.Module, places: Places, root: nn.Module) -> nn.Module:
     return filled
 
 
-def _check_dense(name: str, value: Any) -> None:
-    if isinstance(value, Tensor) and (value.is_nested or value.layout != torch.strided):
-        layout = "nested" if value.is_nested else str(value.layout).removeprefix("torch.")
-        raise ValueError(f"{name}: expected a dense tensor, got a {layout} one")
-
-
-def _castable(dtype: torch.dtype, weight: Tensor) -> bool:
-    """Whether autocast is on and brings such inputs and weights together: it leaves float64 as it is."""
-    kind = weight.device.type
-    if kind == "meta" or not torch.is_autocast_enabled(kind) or weight.dtype == torch.float64:
-        return False
-    return dtype in (torch.float32, torch.get_autocast_dtype(kind))
-
-
 def _check_tokens(name: str, value: Any, sizes: tuple[int | str, ...], weight: Tensor) -> None:
     """Raise unless `value` is dense, of these sizes and with tokens, on the weights' device and of their dtype."""
-    _check_dense(name, value)
     check_floating(name, value)
-    check_tensor(name, value, sizes, value.dtype if _castable(value.dtype, weight) else weight.dtype, weight.device)
+    check_tensor(name, value, sizes, value.dtype if is_cast(value.dtype, weight) else weight.dtype, weight.device)
     if any(want in ("L", "N") and got == 0 for want, got in zip(sizes, value.shape, strict=True)):
         raise ValueError(f"{name}: expected at least one token, got {tuple(value.shape)}")
 
@@ -392,8 +378,7 @@ def _keep(name: str, mask: Any, sizes: tuple[int, int], device: torch.device) ->
     """A published mask as bool, true = keep."""
     if mask is None:
         return None
-    _check_dense(name, mask)
-    if not (isinstance(mask, Tensor) and mask.shape == sizes and mask.dtype in MASK_DTYPES and mask.device == device):
+    if not (is_dense(mask) and mask.shape == sizes and mask.dtype in MASK_DTYPES and mask.device == device):
         kind = f"{sizes} bool, integer or floating on {device}, 1 = keep"
         raise ValueError(f"{name}: expected {kind}, got {described(mask)}")
     return mask if mask.dtype == torch.bool else mask > 0.5

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from iprm.config import IPRMConfig
 from iprm_kernels.activations import ACTIVATIONS
-from iprm_kernels.autocast import autocast_dtype
+from iprm_kernels.autocast import is_cast
 from iprm_kernels.checks import check_floating, check_tensor, check_tokens
 from iprm_kernels.dropout import Role, draw_seed, dropout, stream_of
 
@@ -355,15 +355,13 @@ class IPRM(nn.Module):
         visual_mask: Tensor | None,
     ) -> None:
         D, like = self.config.dim, self._like(visual)
-        mixed = like.dtype != torch.float64 and autocast_dtype(like.device) is not None
         for name, value, sizes in (
             ("visual", visual, ("B", "N", D)),
             ("language", language, ("B", "L", D)),
             ("summary", summary, ("B", D)),
         ):
             check_floating(name, value)
-            any_lower = mixed and value.dtype != torch.float64  # autocast casts them, but leaves float64 alone
-            check_tensor(name, value, sizes, value.dtype if any_lower else like.dtype, like.device)
+            check_tensor(name, value, sizes, value.dtype if is_cast(value.dtype, like) else like.dtype, like.device)
         (B, N), L = visual.shape[:2], language.shape[1]
         check_tensor("language", language, (B, L, D), language.dtype, language.device)
         check_tensor("summary", summary, (B, D), summary.dtype, summary.device)

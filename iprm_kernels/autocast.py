@@ -15,6 +15,13 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
     return torch.get_autocast_dtype(device.type)
 
 
+def is_cast(dtype: torch.dtype, weight: Tensor) -> bool:
+    """Whether autocast brings an input of this dtype and such a weight together: it leaves float64 alone, and refuses
+    another 16-bit dtype than its own."""
+    lower = autocast_dtype(weight.device)
+    return lower is not None and weight.dtype != torch.float64 and dtype in (torch.float32, lower)
+
+
 def without_autocast(device: torch.device) -> contextlib.AbstractContextManager:
     """Within it autocast is off for this kind of device."""
     if autocast_dtype(device) is None:
