@@ -10,6 +10,7 @@ from test_composition import (  # noqa: F401
     test_a_single_masked_column_gets_weight_one,
     test_the_same_tensor_may_stand_in_several_lists,
 )
+from test_derivatives import test_frozen_inputs_save_their_products, test_opcheck_of_backward_ops  # noqa: F401
 from test_dropout import test_strided_input_is_indexed_by_its_shape  # noqa: F401
 from test_execution import (  # noqa: F401
     core,

@@ -97,7 +97,7 @@ def test_execution_backward(samples, monkeypatch):
     """Four buffers for some samples, their parts of the sums, and the weights' gradients in float32."""
     monkeypatch.setattr(execution, "BUFFER_BYTES", samples * 4 * K * N * R * 2)
     pooled, a = meta(B, K, D), meta(B, K, N, dtype=torch.float32)
-    got = temporaries(execution.execution_backward, pooled, a, *pair_inputs(), a, *OPTIONS, "elu")
+    got = temporaries(execution.execution_backward, pooled, a, *pair_inputs(), a, *OPTIONS, "elu", [True] * 9)
     want = Counter()
     for start in range(0, B, samples):
         count = min(samples, B - start)
@@ -126,7 +126,7 @@ def test_execution_backward_at_its_default_size():
 def test_execution_simple_backward():
     a = meta(B, K, N, dtype=torch.float32)
     inputs = (meta(B, N, R), meta(B, K, R), meta(R), meta(B, N, D))
-    got = temporaries(execution.execution_simple_backward, meta(B, K, D), a, *inputs, a, *OPTIONS, "elu")
+    got = temporaries(execution.execution_simple_backward, meta(B, K, D), a, *inputs, a, *OPTIONS, "elu", [True] * 4)
     tiles = -(-N // ROWS)
     assert got == Counter([ATTENTION, 4 * B * tiles * K * R, 4 * B * tiles * R, 4 * B * K * R, 4 * R])
     assert max(got) < PAIR_TENSOR / 8
@@ -136,7 +136,7 @@ def test_formation():
     query, tokens, gate, a = meta(B, K, D), meta(B, L, D), meta(D), meta(B, K, L, dtype=torch.float32)
     seed = OPTIONS[0]
     assert temporaries(formation.formation, query, tokens, gate, None, seed, 1, 0.1) == {4 * B * K * L: 1}
-    got = temporaries(formation.formation_backward, query, a, query, tokens, gate, a, seed, 1, 0.1)
+    got = temporaries(formation.formation_backward, query, a, query, tokens, gate, a, seed, 1, 0.1, [True] * 3)
     assert got == Counter([4 * B * K * L, 4 * B * D, 4 * D])
 
 
