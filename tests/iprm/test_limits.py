@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from pairs import inputs, pair, step
+from replicas import replicas
 
 from iprm import IPRMConfig
 
@@ -86,6 +87,21 @@ def test_dynamic_quantisation():
     )
     args = [a.float() if a.is_floating_point() else a for a in arguments()]
     torch.testing.assert_close(fast(*args), reference(*args), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_data_parallel(model, train, monkeypatch):
+    """Each replica computes with its own copies, here scaled so that they differ."""
+    args, found = arguments(), []
+    model.train(train)
+    state = {name: p.detach() for name, p in model.named_parameters()}
+    for factor, replica in zip((0.5, 0.3), replicas(model, (0.5, 0.3), monkeypatch), strict=True):
+        torch.manual_seed(3)
+        want = torch.func.functional_call(model, {name: factor * p for name, p in state.items()}, args)
+        torch.manual_seed(3)
+        torch.testing.assert_close(replica(*args), want)
+        found.append(want)
+    assert not torch.allclose(*found)
 
 
 @pytest.mark.parametrize("train", [False, True])

@@ -5,7 +5,6 @@ whoever put them there; and a call changes nothing in the module.
 """
 
 import copy
-import importlib
 import itertools
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from published import CASES, CLOSE, D, by_case, inputs, load, options, reference_of
+from replicas import replicas
 from torch import nn
 from torch.nn.utils import parametrize
 
@@ -227,18 +227,6 @@ def test_mode_is_the_modules_own():
         assert torch.allclose(module(*theirs), module(*theirs)) is not training
         module.training = not training
         assert torch.allclose(module(*theirs), module(*theirs)) is training
-
-
-def replicas(module, factors, monkeypatch):
-    """What `nn.DataParallel` computes with, on the CPU: the copies of the tensors differ by these factors."""
-    code = importlib.import_module("torch.nn.parallel.replicate")
-    monkeypatch.setattr(code, "_get_device_index", lambda device, optional: device)
-    monkeypatch.setattr(
-        code,
-        "_broadcast_coalesced_reshape",
-        lambda tensors, devices, detach: [[f * t for t in tensors] for f in factors],
-    )
-    return code.replicate(module, list(range(len(factors))))
 
 
 @by_case
