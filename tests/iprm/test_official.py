@@ -355,6 +355,7 @@ class Published:
         return self.readout(*past[0], summary)
 
 
+@pytest.mark.numerical
 @by_case
 def test_published_names_mean_what_they_should(case):
     module, state = load(case)
@@ -363,6 +364,7 @@ def test_published_names_mean_what_they_should(case):
     torch.testing.assert_close(module.eval()(*theirs), expected, **CLOSE)
 
 
+@pytest.mark.numerical
 @by_case
 @pytest.mark.parametrize("training", [False, True])
 def test_equals_the_reference(case, training):
@@ -376,6 +378,7 @@ def test_equals_the_reference(case, training):
     torch.testing.assert_close(module(*theirs), expected, **CLOSE)
 
 
+@pytest.mark.numerical
 @by_case
 def test_gradients_have_published_names(case):
     module, state = load(case)
