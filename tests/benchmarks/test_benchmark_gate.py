@@ -9,6 +9,7 @@ from unittest import mock
 import pytest
 import slightly_wrong  # noqa: F401  adds the wrong variants
 import torch
+from planted import every_mistake
 from seeds import SEED
 
 from benchmarks.gate import exact, sample
@@ -72,6 +73,24 @@ def test_every_format_is_judged(small, dropout, dtype):
     _, outcomes = judged([*names, "wrong-rate" if sharp else "wrong-bias"], point, "training")
     assert {name: outcome.status for name, outcome in outcomes.items() if name in names} == dict.fromkeys(names, "ok")
     assert list(outcomes.values())[-1].status == "wrong"
+
+
+# The points have no masks, full execution, and of the cores' rates the default that is 0.15.
+PLANTED = [
+    mistake
+    for mistake in every_mistake()
+    if mistake.op.removesuffix("_backward") in ("formation", "execution", "composition")
+    and (mistake.kind not in ("shifted", "another rate") or mistake.op + mistake.argument == "executionp_product")
+]
+
+
+@pytest.mark.numerical
+@pytest.mark.parametrize("mistake", PLANTED, ids=str)
+def test_every_planted_mistake_is_refused(small, mistake, backend, monkeypatch):
+    mistake.plant(monkeypatch, backend)
+    name = f"fast[{backend}]"
+    outcome = judged([name], dataclasses.replace(small, dropout=True), "training")[1][name]
+    assert outcome.status == "wrong", outcome.message
 
 
 def test_truth_is_the_same_in_parts(small, monkeypatch):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from device_cores import DTYPES
 from pairs import draws_of, inputs, outputs_of, pair
+from planted import neighbour, one_entry
 
 from iprm import IPRMConfig, fast, reference
 from iprm_kernels.steps import steps
@@ -79,8 +80,8 @@ def forward(model, args, train, seed, device="cpu"):
     return found
 
 
-def check(config, dtype, device, **sizes):
-    """Hold all steps at once to the reference."""
+def verdict_on(config, dtype, device, **sizes):
+    """The verdict on all steps at once, which are held to the reference."""
     model = fast.IPRM(config, "cuda")
 
     def run(model, args, train, seed):
@@ -88,7 +89,11 @@ def check(config, dtype, device, **sizes):
         return forward(model, args, train, seed, device)
 
     draws = draws_of(config, dtype, train=False, run=forward, **sizes)
-    verdict = judge(draws, lambda values: outputs_of(model, values, False, run))
+    return judge(draws, lambda values: outputs_of(model, values, False, run))
+
+
+def check(config, dtype, device, **sizes):
+    verdict = verdict_on(config, dtype, device, **sizes)
     assert verdict.passed, str(verdict)
 
 
@@ -123,6 +128,40 @@ def test_every_tile_and_number_of_blocks(processors, dtype, device, monkeypatch)
 def test_the_most_tokens_and_columns(device):
     config = config_of({"num_ops": 64, "window": 3, "num_steps": 4, "dim": 8})
     check(config, torch.float32, device, B=1, L=256, N=3)
+
+
+# Where the op for all steps has a weight or bias of each kind, and what may be wrong of it.
+PLANTED = {
+    "a bias left out": (
+        "weights",
+        lambda weights: [torch.zeros_like(t) if i == 1 else t for i, t in enumerate(weights)],
+    ),
+    "a matrix 1 % off": ("weights", lambda weights: [1.01 * t if i == 2 else t for i, t in enumerate(weights)]),
+    "an entry 1 % off": ("weights", lambda weights: [one_entry(t) if i == 4 else t for i, t in enumerate(weights)]),
+    "a neighbouring activation": ("activations", lambda names: (names[0], neighbour(names[1]), *names[2:])),
+    "no self mask": ("mask_self", lambda on: not on),
+    "a language mask shifted": (5, lambda mask: mask.roll(1, 1)),
+    "a visual mask shifted": (9, lambda mask: mask.roll(1, 1)),
+}
+
+
+@pytest.mark.parametrize("mistake", PLANTED)
+def test_every_planted_mistake_is_caught(mistake, device, monkeypatch):
+    place, change = PLANTED[mistake]
+    run = fast.steps
+
+    def wrong(*args, **options):
+        args = [*args]
+        if place == "weights":
+            args[10] = change(args[10])
+        elif isinstance(place, int):
+            args[place] = change(args[place])
+        else:
+            options[place] = change(options[place])
+        return run(*args, **options)
+
+    monkeypatch.setattr(fast, "steps", wrong)
+    assert not verdict_on(config_of({}), torch.float32, device, masked=True).passed
 
 
 def test_same_bits_under_every_schedule(device, on_host, monkeypatch):
