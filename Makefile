@@ -1,6 +1,7 @@
 # Everything runs in the project's own virtual environment, made on first use.
 #   make run    train the reference and the fast module side by side, then the short benchmark: results/
 #   make test   the tests
+#   make any-processor  the numerical ones under the settings that change how a processor sums: a table
 #   make lint   ruff and clang-format, check only;  make format  applies them
 #   make bench  the full benchmark sweep
 # TORCH is the requirement that the environment is made with: make test TORCH=torch==2.13.0
@@ -15,7 +16,7 @@ READY := $(VENV)/.ready-$(subst =,-,$(subst <,-,$(subst >,-,$(TORCH))))
 SOURCES := pyproject.toml setup.py build_backend.py build_cuda.py $(shell find csrc -type f)
 NATIVE := find csrc benchmarks tests/cuda_on_host -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu'
 
-.PHONY: run train bench bench-short test lint format clean
+.PHONY: run train bench bench-short test any-processor lint format clean
 
 run: train bench-short
 
@@ -34,6 +35,12 @@ bench: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# The numerical tests under other settings of processor and library, each run with another seed; RUNS=20 says how many.
+RUNS ?= 20
+
+any-processor: $(READY)
+	$(BIN)/python tests/any_processor.py --runs $(RUNS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

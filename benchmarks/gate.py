@@ -1,13 +1,10 @@
 """The gate: a variant is timed only where its result and gradients are those of the mechanism.
 
-Truth is the reference module in float64 with the same weights and inputs. A variant's error may be twice that
-of the reference in the point's own number format, or a small floor where that is larger.
+Truth is the reference module in float64; several draws of weights, inputs and dropout masks are judged as in all tests
+(`iprm_kernels.testing`).
 """
 
 from __future__ import annotations
-
-import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,84 +12,84 @@ from torch import Tensor
 from benchmarks.points import SEED, Point
 from benchmarks.workload import Workload
 from iprm import reference
+from iprm_kernels.testing import Draws, Outputs, Verdict, judge, rounded
 
-FLOORS = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3, torch.float64: 1e-12}
-"""Errors relative to the largest entry of a tensor that pass whatever the reference's own error is."""
-TIMES_REFERENCE = 2.0
+BIAS = 0.1
+"""Standard deviation of the biases that are drawn: they start at zero, where one left out would not show."""
 PAIR_ELEMENTS = 2**22
 """The float64 run takes as many samples at once as keep B·K·N·R within this."""
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """The tensor nearest to, or furthest beyond, its allowed error (both relative to its largest entry)."""
-
-    where: str
-    error: float
-    allowed: float
-
-    @property
-    def passed(self) -> bool:
-        return self.error <= self.allowed  # false for NaN
-
-    def __str__(self) -> str:
-        relation = "<=" if self.passed else ">"
-        return f"{self.where}: error {self.error:.2g} {relation} {self.allowed:.2g}"
+def sample(point: Point) -> dict:
+    """A draw of weights, inputs, weighting of the loss and dropout seed, in float64 on the point's device."""
+    module = reference.IPRM(point.config)
+    for p in module.parameters():
+        if p.dim() == 1:
+            torch.nn.init.normal_(p, std=BIAS)
+    tensors = {
+        "weights": dict(module.state_dict()),
+        "inputs": [torch.randn(shape) for shape in point.input_shapes],
+        "weighting": torch.randn(point.batch, point.dim),
+    }
+    return rounded(tensors, point.stored_dtype, point.device) | {"seed": int(torch.randint(2**31, ()))}
 
 
-def exact(point: Point, step: str) -> dict[str, Tensor]:
-    """What `Workload.outputs` ought to be, in float64.
+def exact(point: Point, step: str, values: dict) -> dict[str, Tensor]:
+    """What `Workload.outputs` ought to be at a draw, in float64.
 
     Samples do not depend on each other and the loss is a sum, so they go a few at a time; with dropout, whose
     masks are numbered through the batch, all at once.
     """
-    whole = Workload("reference", point, step)
-    model = reference.IPRM(point.config).to(point.device, torch.float64)
-    model.load_state_dict({name: value.double() for name, value in whole.module.state_dict().items()})
-    model.train(step == "training")
-    inputs = [x.detach().double().requires_grad_(step == "training") for x in whole.inputs]
+    training = step == "training"
+    model = reference.IPRM(point.config).to(point.device, torch.float64).train(training)
+    model.load_state_dict(values["weights"])
+    inputs = [x.detach().requires_grad_(training) for x in values["inputs"]]
     per_sample = point.num_ops * point.visual_tokens * point.config.reduced_dim
     size = point.batch if point.dropout else max(1, PAIR_ELEMENTS // per_sample)
     results = []
     for start in range(0, point.batch, size):
-        torch.manual_seed(SEED)
+        torch.manual_seed(values["seed"])
         part = slice(start, start + size)
-        with torch.set_grad_enabled(step == "training"):
+        with torch.set_grad_enabled(training):
             result = model(*(x[part] for x in inputs))
-        if step == "training":
-            (result * whole.weighting[part].double()).sum().backward()
+        if training:
+            (result * values["weighting"][part]).sum().backward()
         results.append(result.detach())
     found = {"result": torch.cat(results)}
-    if step == "training":
+    if training:
         leaves = dict(model.named_parameters()) | dict(zip(("language", "summary", "visual"), inputs, strict=True))
         for name, leaf in leaves.items():
             found[f"gradient of {name}"] = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
     return found
 
 
-def errors(found: dict[str, Tensor], truth: dict[str, Tensor]) -> dict[str, float]:
-    """The largest error of each tensor, relative to its largest entry; infinite where it is not finite.
+class Gate:
+    """Judges the variants at a point, all on the same draws.
 
-    A gradient that is zero but for rounding is compared on the scale of the largest gradient.
+    Args:
+        step: "forward" or "training".
     """
-    largest = {name: float(value.abs().max()) for name, value in truth.items()}
-    steepest = max((size for name, size in largest.items() if name != "result"), default=0.0)
-    relative = {}
-    for name, value in truth.items():
-        scale = largest[name] if name == "result" or largest[name] > 1e-10 * steepest else steepest
-        error = float((found[name].double() - value).abs().max()) / (scale or 1.0)
-        relative[name] = error if math.isfinite(error) else math.inf
-    return relative
 
+    def __init__(self, point: Point, step: str):
+        self._reference = Workload("reference", point, step)
+        self._own: dict[int, Outputs] = {}
+        self._draws = Draws(
+            point.compute_dtype,
+            lambda: sample(point),
+            exact=lambda values: exact(point, step, values),
+            own=self.own,
+            moves=2,
+            seed=SEED,
+        )
 
-def judge(found: dict[str, float], own: dict[str, float], dtype: torch.dtype) -> Verdict:
-    """`found`: a variant's errors.  `own`: those of the reference in the same number format.
+    def own(self, values: dict) -> Outputs:
+        """The reference in the point's format, run once a draw."""
+        if values["seed"] not in self._own:
+            self._own[values["seed"]] = self._reference.outputs_at(values)
+        return self._own[values["seed"]]
 
-    Gradients are held to the reference's worst gradient: rounding may fall on another one of them.
-    """
-    worst = max((error for name, error in own.items() if name != "result"), default=0.0)
-    verdicts = []
-    for name, error in found.items():
-        allowed = TIMES_REFERENCE * (own[name] if name == "result" else worst)
-        verdicts.append(Verdict(name, error, max(allowed, FLOORS[dtype])))
-    return max(verdicts, key=lambda verdict: verdict.error / verdict.allowed)
+    def verdict(self, workload: Workload) -> Verdict:
+        """The verdict on a variant, which is left with the first draw's weights and inputs."""
+        verdict = judge(self._draws, self.own if workload.name == "reference" else workload.outputs_at)
+        workload.load(self._draws[0].values)
+        return verdict

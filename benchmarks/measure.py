@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 
 import torch
 
-from benchmarks.gate import Verdict, errors, exact, judge
+from benchmarks.gate import Gate
 from benchmarks.points import Point
 from benchmarks.variants import COMPILED
 from benchmarks.workload import Workload
+from iprm_kernels.testing import Verdict
 
 HURRIED = 5
 """Rounds of a measurement that takes too long."""
@@ -108,33 +109,27 @@ def interleave(
     return samples
 
 
-def _attempt(name: str, point: Point, step: str, truth: dict) -> tuple[Workload, dict] | Outcome:
-    """The workload and its errors, or how it failed."""
+def _attempt(name: str, point: Point, step: str, gate: Gate) -> tuple[Workload | None, Outcome]:
+    """The workload, if it may be timed, and what became of it."""
     try:
         workload = Workload(name, point, step)
-        return workload, errors(workload.outputs(), truth)
+        verdict = gate.verdict(workload)
     except Exception as error:  # a variant that cannot run must not stop the others
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return Outcome("failed", f"{type(error).__name__}: {first}")
+        return None, Outcome("failed", f"{type(error).__name__}: {first}")
+    if not verdict.passed:
+        return None, Outcome("wrong", str(verdict), verdict)
+    return workload, Outcome("ok", str(verdict), verdict)
 
 
 def judged(names: list[str], point: Point, step: str) -> tuple[dict[str, Workload], dict[str, Outcome]]:
-    """Run every variant once: the workloads that may be timed, and an outcome for each variant."""
+    """Judge every variant: the workloads that may be timed, and an outcome for each variant."""
     if any(name.endswith(COMPILED) for name in names):
         torch._dynamo.reset()  # past its limit of recompilations torch.compile would silently stop compiling
-    truth = exact(point, step)
-    reference = Workload("reference", point, step)
-    own = errors(reference.outputs(), truth)
-    workloads, outcomes = {}, {}
+    gate, workloads, outcomes = Gate(point, step), {}, {}
     for name in names:
-        attempt = (reference, own) if name == "reference" else _attempt(name, point, step, truth)
-        if isinstance(attempt, Outcome):
-            outcomes[name] = attempt
-            continue
-        workload, found = attempt
-        verdict = judge(found, own, point.compute_dtype)
-        outcomes[name] = Outcome("ok" if verdict.passed else "wrong", str(verdict), verdict)
-        if verdict.passed:
+        workload, outcomes[name] = _attempt(name, point, step, gate)
+        if workload:
             workloads[name] = workload
     return workloads, outcomes
 

@@ -100,8 +100,11 @@ def points_of(options) -> list[Point]:
 def variants_of(options, point: Point) -> list[str]:
     if options.iprm_variants:
         return options.iprm_variants.split(",")
-    if not options.iprm_short:
-        return default_variants(point)
+    return short_variants(point) if options.iprm_short else default_variants(point)
+
+
+def short_variants(point: Point) -> list[str]:
+    """What the short benchmark compares at the point."""
     variants = default_variants(point, compiled=False)
     fallback = "fast[eager]"  # slow, and only of interest where nothing else runs
     return [name for name in variants if name != fallback or fast_variants(point)[0] == fallback]

@@ -66,12 +66,16 @@ class Point:
         text = "-".join(f"{letter}{size}" for letter, size in sizes.items())
         return f"{text}-{self.dtype}{dropout}-{self.device}-{self.threads}t"
 
-    def inputs(self) -> list[Tensor]:
-        """language (B, L, D), summary (B, D), visual (B, N, D), the same at every call."""
-        generator = torch.Generator().manual_seed(SEED)
+    @property
+    def input_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """language (B, L, D), summary (B, D), visual (B, N, D)."""
         B, D = self.batch, self.dim
-        shapes = ((B, self.language_tokens, D), (B, D), (B, self.visual_tokens, D))
-        drawn = [torch.randn(shape, generator=generator) for shape in shapes]
+        return (B, self.language_tokens, D), (B, D), (B, self.visual_tokens, D)
+
+    def inputs(self) -> list[Tensor]:
+        """Tensors of `input_shapes`, the same at every call."""
+        generator = torch.Generator().manual_seed(SEED)
+        drawn = [torch.randn(shape, generator=generator) for shape in self.input_shapes]
         return [x.to(self.device, self.stored_dtype) for x in drawn]
 
     def weighting(self) -> Tensor:

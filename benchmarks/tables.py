@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from statistics import median
 
-from benchmarks.gate import TIMES_REFERENCE
 from benchmarks.points import Point
 from benchmarks.records import (
     MEASURED,
@@ -17,6 +16,7 @@ from benchmarks.records import (
     unique,
     variants_in,
 )
+from iprm_kernels.testing import ALLOWED
 
 SYMBOLS = {
     "num_ops": "K",
@@ -118,9 +118,9 @@ LEGEND = f"""\
 Forward: evaluation, no gradients. Training step: forward and backward pass, gradients of all parameters and
 of the three inputs. Memory: the peak of a training step above what is there before it, in a fresh process.
 "vs reference" and "vs compiled" say how many times faster or smaller than the plain reference and than the
-best that `torch.compile` made of PyTorch code (`reference+compile`, `algebra+compile`). Error: the largest
-of all outputs and gradients, against float64, relative to each tensor's largest entry; a variant beyond
-{TIMES_REFERENCE:g} times the reference's own error (or a small floor) is **wrong** and not timed.
+best that `torch.compile` made of PyTorch code (`reference+compile`, `algebra+compile`). Error: of the output or
+gradient that is furthest from what rounding must make, against float64, relative to its norm, typical of several draws
+of weights and inputs; a variant whose error is typically more than {ALLOWED:g} times that is **wrong** and not timed.
 """
 
 

@@ -23,7 +23,9 @@ def record(benchmark, case: Case, verdict, samples: list[float]) -> None:
             "passed": verdict.passed,
             "where": verdict.where,
             "error": verdict.error,
+            "ratio": verdict.ratio,
             "allowed": verdict.allowed,
+            "draws": verdict.draws,
         },
     }
     recording = Recording(samples)

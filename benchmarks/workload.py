@@ -23,7 +23,7 @@ class Workload:
     """
 
     def __init__(self, name: str, point: Point, step: str):
-        self.point, self.step = point, step
+        self.name, self.point, self.step, self.seed = name, point, step, SEED
         self.module = module_of(name, point.config).to(point.device, point.stored_dtype)
         self.module.train(step == "training")
         self.inputs = [x.requires_grad_(step == "training") for x in point.inputs()]
@@ -35,9 +35,18 @@ class Workload:
         names = ("language", "summary", "visual")
         return dict(self.module.named_parameters()) | dict(zip(names, self.inputs, strict=True))
 
+    @torch.no_grad()
+    def load(self, values: dict) -> None:
+        """Take the weights, inputs, weighting and dropout seed of a draw of the gate, in place."""
+        self.module.load_state_dict(values["weights"])
+        for x, value in zip(self.inputs, values["inputs"], strict=True):
+            x.copy_(value)
+        self.weighting.copy_(values["weighting"])
+        self.seed = values["seed"]
+
     def prepare(self) -> None:
         """Gradients to zero, in place; the same dropout seed each time."""
-        torch.manual_seed(SEED)
+        torch.manual_seed(self.seed)
         for leaf in self.leaves().values():
             if leaf.grad is not None:
                 leaf.grad.zero_()
@@ -63,3 +72,8 @@ class Workload:
             for name, leaf in self.leaves().items():
                 found[f"gradient of {name}"] = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
         return {name: value.clone() for name, value in found.items()}
+
+    def outputs_at(self, values: dict) -> dict[str, Tensor]:
+        """`outputs` at a draw of the gate."""
+        self.load(values)
+        return self.outputs()

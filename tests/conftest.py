@@ -1,21 +1,23 @@
-"""Shared fixtures: the backends that can run here, and a fixed seed for every test."""
+"""Shared fixtures: the backends that can run here, and the seed of every test."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from seeds import SEED
 
 from iprm_kernels.backends import BACKENDS
 
 
 def pytest_report_header(config):
     usable = [name for name, backend in BACKENDS.items() if not backend.unsupported(torch.device("cpu"), torch.float32)]
-    return f"torch {torch.__version__}, {torch.get_num_threads()} threads, backends on the CPU: {', '.join(usable)}"
+    run = f"torch {torch.__version__}, {torch.get_num_threads()} threads, seed {SEED}"
+    return f"{run}, backends on the CPU: {', '.join(usable)}"
 
 
 @pytest.fixture(autouse=True)
 def fixed_seed():
-    torch.manual_seed(0)
+    torch.manual_seed(SEED)
 
 
 @pytest.fixture(params=list(BACKENDS))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from iprm import IPRMConfig, fast, reference
+from iprm_kernels.testing import Draws, judge, rounded
 
 SEED = 1234
 
@@ -51,18 +55,46 @@ def step(model, args, train: bool, seed: int = SEED, weigh_attention: bool = Tru
     return {name: t.detach().double() for name, t in {**outputs, **grads}.items() if t is not None}
 
 
-def errors(got: dict[str, Tensor], want: dict[str, Tensor]) -> dict[str, float]:
-    """Largest error by name, relative to the tensor's largest entry.
+def draws_of(
+    config: IPRMConfig,
+    dtype: torch.dtype,
+    *,
+    train: bool,
+    run: Callable = step,
+    stored: torch.dtype | None = None,
+    **sizes,
+) -> Draws:
+    """Draws of a module's weights, inputs and dropout seed, its definition being the reference.
 
-    Some gradients are zero but for rounding (a bias that shifts a whole row of logits): the smallest scale is a
-    thousandth of the largest gradient's.
+    Args:
+        dtype: the format that is judged.  stored: that of weights and inputs, where it is another (autocast).
+        run: (model, args, train, seed) -> outputs by name; float64 is to stay float64 in it.
+        sizes: those of `inputs`.
     """
-    assert got.keys() == want.keys(), got.keys() ^ want.keys()
-    scale = max((t.abs().max().item() for t in want.values() if t.numel()), default=0.0)
-    floor = max(1e-3 * scale, 1e-30)
-    found = {}
-    for name, w in want.items():
-        assert got[name].shape == w.shape, name
-        assert got[name].isfinite().all(), name
-        found[name] = ((got[name] - w).abs().max() / max(w.abs().max().item(), floor)).item() if w.numel() else 0.0
-    return found
+    stored = stored or dtype
+
+    def sample():
+        first, _ = pair(config)
+        weights, args = rounded((dict(first.state_dict()), inputs(config, **sizes)), stored)
+        return {"weights": weights, "args": args, "seed": int(torch.randint(2**31, ())), "dtype": stored}
+
+    return Draws(
+        dtype,
+        sample,
+        exact=lambda values: outputs_of(reference.IPRM(config), values | {"dtype": torch.float64}, train, run),
+        own=lambda values: outputs_of(reference.IPRM(config), values, train, run),
+        smooth="relu" not in dataclasses.astuple(config),
+    )
+
+
+def outputs_of(model, values: dict, train: bool, run: Callable = step) -> dict[str, Tensor]:
+    """What `run` makes of the model with the weights and at the inputs of a draw."""
+    model.to(values["dtype"]).load_state_dict(values["weights"])
+    return run(model, values["args"], train, values["seed"])
+
+
+def check(config: IPRMConfig, dtype=torch.float64, *, train=False, backend="auto", run: Callable = step, **options):
+    """Hold the fast module to the reference, forward and backward (see `iprm_kernels.testing`)."""
+    draws, model = draws_of(config, dtype, train=train, run=run, **options), fast.IPRM(config, backend)
+    verdict = judge(draws, lambda values: outputs_of(model, values, train, run))
+    assert verdict.passed, str(verdict)

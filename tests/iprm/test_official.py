@@ -161,6 +161,7 @@ class Published:
         return self.readout(*past[0], summary)
 
 
+@pytest.mark.numerical
 @by_case
 def test_published_names_mean_what_they_should(case):
     module, state = load(case)
@@ -169,6 +170,7 @@ def test_published_names_mean_what_they_should(case):
     torch.testing.assert_close(module.eval()(*theirs), expected, **CLOSE)
 
 
+@pytest.mark.numerical
 @by_case
 @pytest.mark.parametrize("training", [False, True])
 def test_equals_the_reference(case, training):
@@ -182,6 +184,7 @@ def test_equals_the_reference(case, training):
     torch.testing.assert_close(module(*theirs), expected, **CLOSE)
 
 
+@pytest.mark.numerical
 @by_case
 def test_gradients_have_published_names(case):
     module, state = load(case)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import oracle
 import pytest
 import torch
@@ -33,6 +35,7 @@ def make(B, K, D, blocks):
     }
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("mask_self", [False, True])
 @pytest.mark.parametrize("rates", RATES, ids=lambda rates: "+".join(rates) or "none")
@@ -40,7 +43,7 @@ def make(B, K, D, blocks):
 def test_equals_its_definition(sizes, rates, mask_self, dtype, backend):
     seed = torch.tensor([-987654321]) if rates else None
     compare(
-        iprm_kernels.composition, oracle.composition, make(*sizes), dtype, backend,
+        iprm_kernels.composition, oracle.composition, partial(make, *sizes), dtype, backend,
         mask_self=mask_self, seed=seed, step=8, **rates,
     )  # fmt: skip
 

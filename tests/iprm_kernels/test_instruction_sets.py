@@ -14,6 +14,8 @@ from iprm_kernels.backends import BACKENDS
 
 RANKS = (40, 96)  # a panel with padding; whole ones, and a tile of rows that is not
 PROGRAM = f"""
+from functools import partial
+
 import torch
 from comparison import compare
 from test_execution import CORES, options
@@ -22,7 +24,7 @@ from iprm_kernels.backends import cpu
 torch.manual_seed(0)
 for rank in {RANKS}:
     core, definition, make = CORES["full"]
-    compare(core, definition, make(2, 3, 75, rank, 24), torch.float32, "cpu", **options(2, 75, True, True))
+    compare(core, definition, partial(make, 2, 3, 75, rank, 24), torch.float32, "cpu", **options(2, 75, True, True))
 print(cpu.extension().cpu_capability())
 """
 

@@ -4,19 +4,13 @@ tests/cuda_on_host)."""
 from __future__ import annotations
 
 import os
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-
-TESTS = Path(__file__).resolve().parents[3]
-sys.path[:0] = [str(p) for p in (TESTS / "iprm", TESTS / "iprm_kernels") if str(p) not in sys.path]
+from device_cores import on, poisoned  # noqa: F401
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic algorithms ask for on a device
 ON_HOST = bool(os.environ.get("IPRM_CUDA_ON_HOST"))
-
-from device_cores import on, poisoned  # noqa: E402, F401
 
 
 @pytest.fixture(scope="session")

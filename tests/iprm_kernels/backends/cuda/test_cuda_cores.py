@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import oracle
 import pytest
 import test_execution
@@ -34,7 +36,7 @@ def test_every_tile(R, processors, dtype, on, monkeypatch):
     monkeypatch.setenv("IPRM_ON_HOST_PROCESSORS", str(processors))
     core, want, make = test_execution.CORES["full"]
     options = test_execution.options(2, 21, True, True)
-    compare(on(core), want, make(2, 3, 21, R, 16), dtype, "cuda", **options)
+    compare(on(core), want, partial(make, 2, 3, 21, R, 16), dtype, "cuda", **options)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -42,13 +44,15 @@ def test_wide_rows(dtype, on):
     """Several slabs of weights in both directions; rows of 16 bytes, and rows that are not."""
     for R in (256, 258):
         core, want, make = test_execution.CORES["full"]
-        compare(on(core), want, make(1, 2, 9, R, 264), dtype, "cuda", **test_execution.options(1, 9, True, True))
+        options = test_execution.options(1, 9, True, True)
+        compare(on(core), want, partial(make, 1, 2, 9, R, 264), dtype, "cuda", **options)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_many_tokens_of_wide_formation(dtype, on):
     options = {"mask": torch.rand(1, 300) > 0.4, "seed": torch.tensor([SEED]), "step": 3, "p_attention": 0.3}
-    compare(on(iprm_kernels.formation), oracle.formation, test_formation.make(1, 6, 300, 256), dtype, "cuda", **options)
+    make = partial(test_formation.make, 1, 6, 300, 256)
+    compare(on(iprm_kernels.formation), oracle.formation, make, dtype, "cuda", **options)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

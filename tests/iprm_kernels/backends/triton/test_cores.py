@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import test_execution
 import torch
-from comparison import compare
+from comparison import compare, draws_of, verdict_on
 from device_cores import (  # noqa: F401
     DTYPES,
     test_composition_equals_its_definition,
@@ -27,13 +29,13 @@ def test_every_tile_of_every_list(R, dtype, on, monkeypatch):
     from iprm_kernels.backends.triton import configs
 
     core, want, make = test_execution.CORES["full"]
-    inputs, options = make(1, 2, 37, R, 8), test_execution.options(1, 37, True, True)
+    draws = draws_of(want, partial(make, 1, 2, 37, R, 8), dtype, **test_execution.options(1, 37, True, True))
     monkeypatch.setenv("IPRM_TRITON_AUTOTUNE", "0")
     for tile in configs.every_tile():
         monkeypatch.setattr(configs, "INTERPRETED", tile)
         configs.entries.cache_clear()
-        torch.manual_seed(0)
-        compare(on(core), want, inputs, dtype, "triton", **options)
+        verdict = verdict_on(on(core), draws, "triton")
+        assert verdict.passed, f"{tile}: {verdict}"
     configs.entries.cache_clear()
 
 
@@ -43,10 +45,10 @@ def test_samples_in_chunks(dtype, on, monkeypatch):
     from iprm_kernels.backends.triton import execution
 
     core, want, make = test_execution.CORES["full"]
-    inputs, options = make(5, 3, 21, 24, 8), test_execution.options(5, 21, True, True)
+    make, options = partial(make, 5, 3, 21, 24, 8), test_execution.options(5, 21, True, True)
     for samples in (1, 2):
         monkeypatch.setattr(execution, "BUFFER_BYTES", samples * 4 * 3 * 21 * 24 * dtype.itemsize)
-        compare(on(core), want, inputs, dtype, "triton", **options)
+        compare(on(core), want, make, dtype, "triton", **options)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -56,8 +58,8 @@ def test_widths_whose_products_are_the_librarys(activation, dtype, on, monkeypat
     from iprm_kernels.backends.triton import configs, execution
 
     core, want, make = test_execution.CORES["full"]
-    inputs, options = make(3, 2, 21, 40, 8), test_execution.options(3, 21, True, True)
+    make, options = partial(make, 3, 2, 21, 40, 8), test_execution.options(3, 21, True, True)
     monkeypatch.setattr(configs, "WIDEST", dict.fromkeys(configs.CHAINS, 32))
     for size in (execution.BUFFER_BYTES, 2 * 4 * 2 * 21 * 40 * dtype.itemsize):
         monkeypatch.setattr(execution, "BUFFER_BYTES", size)
-        compare(on(core), want, inputs, dtype, "triton", activation=activation, **options)
+        compare(on(core), want, make, dtype, "triton", activation=activation, **options)

@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="already interpreted")
-@pytest.mark.parametrize("file", ["test_cores.py", "test_contract.py", "test_overflow.py"])
+@pytest.mark.parametrize("file", ["test_cores.py", "test_triton_planted.py", "test_contract.py", "test_overflow.py"])
 def test_interpreted(file):
     pytest.importorskip("triton.language")
     run = subprocess.run(
