@@ -55,6 +55,15 @@ def step(model, args, train: bool, seed: int = SEED, weigh_attention: bool = Tru
     return {name: t.detach().double() for name, t in {**outputs, **grads}.items() if t is not None}
 
 
+def assert_same(got: dict[str, Tensor], want: dict[str, Tensor]) -> None:
+    """What two modules in float64 gave is the same but for rounding; what is nearly zero is held to the largest."""
+    assert got.keys() == want.keys(), got.keys() ^ want.keys()
+    norms = {name: t.norm().item() for name, t in want.items()}
+    least = 1e-3 * max(norms.values())
+    wrong = {name for name, t in want.items() if not (got[name] - t).norm().item() <= 1e-10 * max(norms[name], least)}
+    assert not wrong, wrong
+
+
 def draws_of(
     config: IPRMConfig,
     dtype: torch.dtype,
