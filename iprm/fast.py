@@ -351,9 +351,10 @@ class IPRM(reference.IPRM):
 
     def _is_plain(self) -> bool:
         """Whether one op may read all weights."""
-        keys = ("Ko",) if self.config.key_projection else ()
-        return not self._hooked() and not any(
-            first_not_plain(stage, stage.maps + (keys if stage is self.composition else ())) for stage in self._stages()
+        keys = {self.composition: ("Ko",)} if self.config.key_projection else {}
+        return not self._hooked() and all(
+            isinstance(stage, Fused) and not first_not_plain(stage, (*stage.maps, *keys.get(stage, ())))
+            for stage in self._stages()
         )
 
     def whole(self, language: Tensor, summary: Tensor, visual: Tensor, *masks: Tensor | None) -> str | None:

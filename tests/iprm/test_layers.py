@@ -102,6 +102,18 @@ def test_hooks_of_stages_keep_them_fused():
         assert seen == ["formation", "execution", "composition"] * 2
 
 
+def test_wrapped_stages_stay_fused():
+    """As by torch.compile of a stage: the wrapper is called, and the stage looks at its layers within."""
+    for options in ({}, {"visual_dropout": 0.0}):
+        reference, fast = pair(IPRMConfig(**SMALL, **options))
+        args = inputs(reference.config)
+        want = step(reference, args, True)
+        for name in ("formation", "execution", "composition"):
+            setattr(fast, name, torch.compile(getattr(fast, name), backend="eager"))
+        got = step(fast, args, True)
+        assert_same({name.replace("_orig_mod.", ""): t for name, t in got.items()}, want)
+
+
 def test_warns_once_and_says_what_it_costs():
     layers.warn_once.cache_clear()
     _, fast = changed("full", adapter, "execution.C1")
