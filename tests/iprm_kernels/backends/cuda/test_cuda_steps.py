@@ -12,7 +12,7 @@ from device_cores import DTYPES
 from pairs import draws_of, inputs, outputs_of, pair
 from planted import neighbour, one_entry
 
-from iprm import IPRMConfig, fast, reference
+from iprm import IPRMConfig, fast
 from iprm_kernels.steps import steps
 from iprm_kernels.testing import judge
 
@@ -273,7 +273,7 @@ def arguments(device, dtype=torch.float32):
     _, model = pair(config, dtype, "cuda")
     model.to(device).requires_grad_(False)
     X, summary, V, *_ = (a if a is None else a.to(device, dtype) for a in inputs(config))
-    look = model.execution.prepare(V, reference.Draw(None))
+    look = model.execution.prepare(V, model._draw(None))
     return [*model.memory(summary, V), X, *model.formation.keys(X), None, look.x, *look.keys, None, model._weights()]
 
 
