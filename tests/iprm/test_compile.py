@@ -36,7 +36,7 @@ def test_dynamic_sizes_with_dropout(which, options):
     assert len(counts) == 1
 
 
-def test_same_dropout_from_the_same_seed():
+def test_same_dropout_from_the_same_seed(inductor):
     """Through inductor too, which draws torch's random numbers in its own way; with two forwards in one graph, and
     under activation checkpointing."""
     model = pair(IPRMConfig(**SMALL | {"num_steps": 1}))[1].train()
@@ -51,7 +51,7 @@ def test_same_dropout_from_the_same_seed():
     torch.testing.assert_close(gradients(model, torch.compile(twice, fullgraph=True), args), want)
 
 
-def test_two_draws_are_two():
+def test_two_draws_are_two(inductor):
     """For the reference and the fast module alike."""
 
     def draw():

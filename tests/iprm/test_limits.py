@@ -50,7 +50,7 @@ def test_export_of_training(model):
     torch.testing.assert_close(exported(*args), want)
 
 
-def test_aot_inductor(tmp_path):
+def test_aot_inductor(tmp_path, inductor):
     model, args = pair(CONFIG)[FAST].eval(), arguments()
     package = torch._inductor.aoti_compile_and_package(
         torch.export.export(model, args), package_path=str(tmp_path / "iprm.pt2")
