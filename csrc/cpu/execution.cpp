@@ -134,8 +134,8 @@ auto run_execution_backward(const ExecutionInputs<T>& in, const Tensor& c1a, con
         return need ? finish(sum_first(parts).narrow(0, 0, in.rank)) : parts.to(dtype);
     };
     return std::make_tuple(finish(grad_v), finish(grad_u), finish(sum_tiles<T>(grad_g, in.tiles.tiles)),
-                           finish(sum_tiles<T>(grad_l, in.tiles.tiles)), matrix(grad_c1a, needs[4]), matrix(grad_c2, needs[5]),
-                           finish(sum_first(grad_c2_bias)), finish(sum_first(grad_w)));
+                           finish(sum_tiles<T>(grad_l, in.tiles.tiles)), matrix(grad_c1a, needs[4]),
+                           matrix(grad_c2, needs[5]), finish(sum_first(grad_c2_bias)), finish(sum_first(grad_w)));
 }
 
 template <typename T>
