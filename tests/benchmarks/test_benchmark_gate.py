@@ -39,6 +39,13 @@ def test_compiled_variants_are_whole_graphs_and_pass(small, monkeypatch):
         assert {outcome.status for outcome in outcomes.values()} == {"ok"}, outcomes
 
 
+def test_compiled_variants_draw_the_same_masks(small, inductor):
+    """With dropout, through the compiler that generates code."""
+    point = dataclasses.replace(small, num_steps=1, dropout=True)
+    outcome = measure(["algebra+compile"], point, "training", EFFORT)["algebra+compile"]
+    assert outcome.status == "ok", outcome.message
+
+
 def test_algebra_runs_no_registered_core(small):
     """It is a baseline of its own: what autograd and torch.compile can do without the fused cores."""
     with mock.patch.object(torch.ops.iprm, "execution", side_effect=AssertionError("called")):
