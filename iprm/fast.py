@@ -318,7 +318,7 @@ class IPRM(reference.IPRM):
     ) -> Tensor | tuple[Tensor, Attention]:
         if torch.is_grad_enabled() or self._drops() or self.whole(language, summary, visual) is not None:
             return super()._run(language, summary, visual, language_mask, visual_mask, return_attention)
-        c, look = self.config, self.execution.prepare(visual, self._draw(None))
+        c, look = self.config, self.execution.look(visual.contiguous())  # `whole` has looked at the layers
         operations, results, *attention = steps(
             *self.memory(summary, visual),
             language,

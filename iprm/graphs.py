@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Iterable
 import torch
 from torch import Tensor
 
+from iprm_kernels.autocast import autocast_dtype
 from iprm_kernels.precision import float32_products
 
 DEVICE = "cuda"
@@ -109,14 +110,14 @@ class Graphs:
         if addresses != self._addresses:
             self._captured.clear()
             self._addresses = addresses
-        mixed = torch.is_autocast_enabled(DEVICE) and torch.get_autocast_dtype(DEVICE)
+        mixed = autocast_dtype(torch.device(DEVICE))
         shapes = tuple(None if x is None else (x.shape, x.dtype, x.device) for x in inputs)
         key = (shapes, mixed, float32_products(DEVICE), kind)
         if key in self._captured:
             self._captured.move_to_end(key)
         else:
             # Weights that autocast has cast before are no part of the graph: it must cast them itself.
-            with torch.autocast(DEVICE, mixed or None, enabled=bool(mixed), cache_enabled=False):
+            with torch.autocast(DEVICE, mixed, enabled=mixed is not None, cache_enabled=False):
                 captured = Captured(forward, inputs)
             self._captured[key] = captured
             if len(self._captured) > self.limit:
