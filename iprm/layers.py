@@ -1,7 +1,7 @@
 """Layers that are not plain: which ones may not be read past.
 
-The fast module multiplies with `layer.weight` itself at some layers. That is what the layer computes only while it is
-plain: an `nn.Linear` (a parametrized one too), without hooks, whose weight is an ordinary tensor. Adapters, pruning
+The fast module multiplies with `layer.weight` itself. That is what a layer computes only while it is plain: an
+`nn.Linear` (a parametrized one too) or a layer norm, without hooks, whose weight is an ordinary tensor. Adapters, pruning
 hooks, quantised and sharded weights are not; there the layer must be called.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules import module as torch_module
 from torch.nn.utils.parametrize import type_before_parametrizations
 
+PLAIN = (nn.Linear, nn.LayerNorm, nn.Identity)
 TENSORS = (Tensor, nn.Parameter, FakeTensor)
 """Ordinary tensors; the last stands for one while a graph is made."""
 
@@ -31,24 +31,38 @@ def has_hooks(module: nn.Module) -> bool:
 
 
 def why_not_plain(layer: nn.Module) -> str | None:
-    """Why the layer must be called, or None where its weight and bias may be read."""
-    if type_before_parametrizations(layer) is not nn.Linear:
+    """Why the layer must be called, or None where its weight and bias, if it has any, may be read."""
+    kind = type_before_parametrizations(layer)
+    if kind not in PLAIN:
         return f"is a {type(layer).__name__}"
     if has_hooks(layer):
         return "has a hook, or a forward of its own"
+    if kind is nn.Identity:
+        return None
     weight = layer.weight
     if type(weight) not in TENSORS or weight.layout != torch.strided:
         return f"has a {type(weight).__name__} as its weight"
+    if kind is nn.LayerNorm and layer.bias is None:
+        return "has no bias"
     return None
 
 
-def first_not_plain(stage: nn.Module, names: Iterable[str]) -> str | None:
-    """The first of these layers that is not plain, and why: `C1 is a LoraLayer`; None where all are plain."""
-    for name in names:
-        found = getattr(stage, name)
-        for layer in found if isinstance(found, nn.ModuleList | list) else [found]:
-            if why := why_not_plain(layer):
-                return f"{name} {why}"
+def first_not_plain(stage: nn.Module, name: str, kind: type[nn.Module]) -> str | None:
+    """The first module of a stage that must be called, and why: `execution.C1 is a LoraLayer`; None where all are plain.
+
+    Args:
+        name: of the stage.  kind: the class whose forward is read past.
+    """
+    if type(stage) is not kind:
+        return f"{name} is a {type(stage).__name__}"
+    if has_hooks(stage):
+        return f"{name} has a hook, or a forward of its own"
+    for path, layer in stage.named_children():
+        for number, one in enumerate(layer if type(layer) is nn.ModuleList else [layer]):
+            if why := why_not_plain(one):
+                return f"{name}.{path}{f'.{number}' if one is not layer else ''} {why}"
+        if type(layer) is nn.ModuleList and has_hooks(layer):
+            return f"{name}.{path} has a hook"
     return None
 
 

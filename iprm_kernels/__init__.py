@@ -1,4 +1,4 @@
-"""Fused attention cores of the iterative and parallel reasoning mechanism: tensors in, tensors out.
+"""The iterative and parallel reasoning mechanism on fused kernels, and its attention cores: tensors in, tensors out.
 
 Importing this package registers the operators `torch.ops.iprm.*`; it compiles nothing and touches no device.
 """
@@ -9,9 +9,16 @@ from iprm_kernels.dropout import dropout
 from iprm_kernels.dropped_execution import execution_dropped, execution_simple_dropped
 from iprm_kernels.execution import execution, execution_simple
 from iprm_kernels.formation import formation
-from iprm_kernels.steps import steps
+from iprm_kernels.recurrence import Attentions, recurrence
+from iprm_kernels.steps.weights import Activations, Epsilons, Map, Rates, Weights
 
 __all__ = [
+    "Activations",
+    "Attentions",
+    "Epsilons",
+    "Map",
+    "Rates",
+    "Weights",
     "composition",
     "dropout",
     "execution",
@@ -20,5 +27,5 @@ __all__ = [
     "execution_simple_dropped",
     "formation",
     "reasons",
-    "steps",
+    "recurrence",
 ]

@@ -54,3 +54,24 @@ SLOPES: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": _sigmoid_slope,
 }
 """dφ/dx as a function of x."""
+
+
+def kept_of(name: str, x: Tensor, y: Tensor) -> Tensor:
+    """What `gradient` needs of y = φ(x): y itself, which is kept anyway, but for gelu."""
+    return x if name == "gelu" else y
+
+
+_aten = torch.ops.aten
+_GRADIENTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "identity": lambda dy, y: dy,
+    "tanh": lambda dy, y: _aten.tanh_backward(dy, y),
+    "elu": lambda dy, y: _aten.elu_backward(dy, 1.0, 1.0, 1.0, True, y),
+    "relu": lambda dy, y: _aten.threshold_backward(dy, y, 0),
+    "gelu": lambda dy, x: _aten.gelu_backward(dy, x),
+    "sigmoid": lambda dy, y: _aten.sigmoid_backward(dy, y),
+}
+
+
+def gradient(name: str, dy: Tensor, kept: Tensor) -> Tensor:
+    """The gradient of x from that of φ(x), given what `kept_of` names."""
+    return _GRADIENTS[name](dy, kept)

@@ -64,6 +64,12 @@ def select(name: str, call: Call, device: torch.device, dtype: torch.dtype) -> M
     raise RuntimeError(f"backend {name!r} cannot run {call.op} for {name_of(dtype)} on {device}: {why}")
 
 
+@torch.compiler.assume_constant_result
+def working_dtype(name: str, like: Tensor) -> torch.dtype:
+    """The dtype that the recurrence of a backend keeps its rows in, for inputs like this."""
+    return select(name, Call("recurrence"), like.device, like.dtype).working_dtype(like.dtype)
+
+
 def run(name: str, op: str, first: Tensor, *args):
     """Run `op` on the backend that `select` chooses by the first argument, which is always a tensor, and the sizes.
 

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from iprm_kernels.steps.weights import unflattened
+
 
 class Call(NamedTuple):
     """One call of an op. A size of 0 is not asked about; without an op, the sizes are those of a model with
@@ -50,9 +52,20 @@ def _composition(query: Tensor, keys: Sequence[Tensor], *_) -> dict:
     return {"B": B, "K": K, "D": D, "blocks": len(keys)}
 
 
-def _steps(O, E, language, keys, bias, language_mask, visual, v, u, visual_mask, weights, steps, window, *_) -> dict:
+def _recurrence(O: Tensor, E, language: Tensor, language_mask, visual: Tensor, visual_mask, *rest) -> dict:
     B, K, D = O.shape
-    _, N, R = v.shape
+    return _of_recurrence(B, K, language, visual, *rest)
+
+
+def _recurrence_backward(grad_O: Tensor, grad_E, d_l, d_v, d_o, language: Tensor, visual: Tensor, weights, maps, *rest) -> dict:
+    B, K, D = grad_O.shape
+    return _of_recurrence(B, K, language, visual, weights, maps, *rest[4:])
+
+
+def _of_recurrence(B: int, K: int, language: Tensor, visual: Tensor, weights, maps, seed, steps, window, *_) -> dict:
+    """Execution of the simple form has no limit on R, and is not asked about it."""
+    w, (N, D) = unflattened(weights, maps), visual.shape[1:]
+    R = 0 if w.Wk is None else w.reduced
     return {"B": B, "K": K, "L": language.shape[1], "N": N, "D": D, "R": R, "blocks": 1 + window}
 
 
@@ -62,7 +75,8 @@ _SIZES = {
     "execution": _execution,
     "execution_simple": _execution_simple,
     "composition": _composition,
-    "steps": _steps,
+    "recurrence": _recurrence,
+    "recurrence_backward": _recurrence_backward,
 }
 _GRADIENTS = {"formation": 2, "execution": 2, "execution_simple": 2, "composition": 3}
 """How many gradients stand before the inputs of an op in those of its backward."""
@@ -70,6 +84,7 @@ _GRADIENTS = {"formation": 2, "execution": 2, "execution_simple": 2, "compositio
 
 def call_of(op: str, args: Sequence) -> Call:
     """The call of a registered op with these arguments."""
+    if op in _SIZES:
+        return Call(op, **_SIZES[op](*args))
     forward = op.removesuffix("_backward")
-    inputs = args if forward == op else args[_GRADIENTS[forward] :]
-    return Call(op, **_SIZES[forward](*inputs))
+    return Call(op, **_SIZES[forward](*args[_GRADIENTS[forward] :]))

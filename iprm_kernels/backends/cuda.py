@@ -10,6 +10,7 @@ import functools
 import importlib.util
 import os
 import re
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -17,6 +18,8 @@ import torch
 
 from iprm_kernels.backends import compiled, devices
 from iprm_kernels.backends.calls import ANY, Call
+from iprm_kernels.backends.eager import linear, linear_back, pack, working_dtype
+from iprm_kernels.steps import walk
 from iprm_kernels.checks import name_of
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -129,4 +132,11 @@ execution_simple = _op("execution_simple")
 execution_simple_backward = _op("execution_simple_backward")
 composition = _op("composition")
 composition_backward = _op("composition_backward")
-steps = _op("steps")
+
+
+def recurrence(*args):
+    return walk.forward(sys.modules[__name__], *args)
+
+
+def recurrence_backward(*args):
+    return walk.backward(sys.modules[__name__], *args)

@@ -10,14 +10,17 @@ also what those differentiate, forward and backward (`iprm_kernels.transforms`).
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from iprm_kernels.activations import ACTIVATIONS, SLOPES
 from iprm_kernels.backends.calls import ANY, Call
 from iprm_kernels.philox import Role, scaled_mask, stream_of
+from iprm_kernels.steps import walk
 
 MASK_BIAS = -1e30
 TILE_ELEMENTS = 2**20
@@ -37,6 +40,43 @@ def limits(device: torch.device) -> str:
 def accumulator(dtype: torch.dtype) -> torch.dtype:
     """The dtype of logits, softmax and sums."""
     return torch.promote_types(dtype, torch.float32)
+
+
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype that the recurrence computes in, and keeps its rows in."""
+    return dtype
+
+
+def recurrence(*args):
+    return walk.forward(sys.modules[__name__], *args)
+
+
+def recurrence_backward(*args):
+    return walk.backward(sys.modules[__name__], *args)
+
+
+# Products of rows with a weight, of which the recurrence is made besides the cores: the library's.
+
+
+def linear(x: Tensor, weight: Tensor, addend: Tensor) -> Tensor:
+    """weight x + addend: (..., inputs) -> (..., outputs); the addend has the result's shape, or that of a bias."""
+    if addend.dim() == 1:
+        return F.linear(x, weight, addend)
+    rows = torch.addmm(addend.flatten(0, -2), x.flatten(0, -2), weight.mT)
+    return rows.view(addend.shape)
+
+
+def linear_back(y: Tensor, weight: Tensor, addend: Tensor | None) -> Tensor:
+    """y weight, plus an addend of the result's shape: (..., outputs) -> (..., inputs)."""
+    if addend is None:
+        return torch.matmul(y, weight)
+    rows = torch.addmm(addend.flatten(0, -2), y.flatten(0, -2), weight)
+    return rows.view(addend.shape)
+
+
+def pack(C1a: Tensor, C2: Tensor) -> tuple[Tensor, ...]:
+    """The weights of execution as its products read them, to be made once for all steps: here as they are."""
+    return ()
 
 
 def dropout(x: Tensor, p: float, seed: Tensor, stream: int) -> Tensor:

@@ -11,11 +11,14 @@ import functools
 import importlib
 import importlib.util
 import os
+import sys
 
 import torch
 
 from iprm_kernels.backends import devices
 from iprm_kernels.backends.calls import ANY, Call
+from iprm_kernels.backends.eager import linear, linear_back, pack, working_dtype
+from iprm_kernels.steps import walk
 
 LEAST_VERSION = (3, 3)
 """3.2 knows no tuples of pointers, which are how composition gets its window."""
@@ -127,3 +130,11 @@ execution_simple = _op("execution_simple")
 execution_simple_backward = _op("execution_simple_backward")
 composition = _op("composition")
 composition_backward = _op("composition_backward")
+
+
+def recurrence(*args):
+    return walk.forward(sys.modules[__name__], *args)
+
+
+def recurrence_backward(*args):
+    return walk.backward(sys.modules[__name__], *args)

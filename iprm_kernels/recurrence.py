@@ -1,0 +1,221 @@
+"""The whole recurrence as one op: all T steps, forward and backward (mechanism.md, "One step").
+
+A registered op and its backward, each one node; what they compute is in `iprm_kernels/steps`, one room per stage.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from iprm_kernels import backends, transforms
+from iprm_kernels.activations import ACTIVATIONS
+from iprm_kernels.autocast import cast, without_autocast
+from iprm_kernels.backends import eager
+from iprm_kernels.backends.eager import accumulator
+from iprm_kernels.checks import (
+    STEPS,
+    check_choice,
+    check_floating,
+    check_number,
+    check_rate,
+    check_tensor,
+    check_tokens,
+)
+from iprm_kernels.library import library
+from iprm_kernels.steps import kept
+from iprm_kernels.steps.weights import (
+    Activations,
+    Epsilons,
+    Map,
+    Rates,
+    Weights,
+    flattened,
+    options_of,
+    unflattened,
+)
+
+_OPTIONS = "Tensor? seed, int steps, int window, bool mask_self, str[] activations, float[] rates, float[] epsilons"
+
+library.define(
+    "recurrence(Tensor O, Tensor E, Tensor language, Tensor? language_mask, Tensor visual, Tensor? visual_mask,"
+    f" Tensor[] weights, str[] maps, {_OPTIONS}, bool keep, str backend) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor[])"
+)
+library.define(
+    "recurrence_backward(Tensor grad_O, Tensor grad_E, Tensor? grad_language, Tensor? grad_visual,"
+    " Tensor? grad_operations, Tensor language, Tensor visual, Tensor[] weights, str[] maps, Tensor a_language, Tensor a_visual,"
+    f" Tensor a_operations, Tensor[] kept, {_OPTIONS}, bool[] needs, str backend)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor[])"
+)
+
+
+class Attentions(NamedTuple):
+    """Where each step looked, as probabilities before dropout, in float32 (float64 for float64)."""
+
+    language: Tensor  # (T, B, K, L)
+    visual: Tensor  # (T, B, K, N)
+    operations: Tensor  # (T, B, K, K·(1+W)), zero where a step has fewer columns and in all of it without composition
+
+
+def _fake(O, E, language, language_mask, visual, visual_mask, weights, maps, seed, steps, window, *rest):
+    *options, keep, backend = rest
+    (B, K, D), L, N = O.shape, language.shape[1], visual.shape[1]
+    w, o = unflattened(weights, maps), options_of(steps, window, *options)
+    wide = accumulator(O.dtype)
+    attentions = [O.new_empty(steps, B, K, columns, dtype=wide) for columns in (L, N, K * (1 + window))]
+    tensors = []
+    if keep:
+        dtype = backends.working_dtype(backend, O)
+        tensors = [O.new_empty(shape, dtype=dtype) for shape in kept.shapes(w, o, B, K, N)]
+    return O.new_empty(B, K, D), O.new_empty(B, K, D), *attentions, tensors
+
+
+def _fake_backward(grad_O, grad_E, grad_language, grad_visual, grad_operations, language, visual, weights, *rest):
+    needs = rest[-2]
+    tokens = [x.new_empty(x.shape if need else 0) for x, need in zip((language, visual), needs[2:4], strict=True)]
+    grads = [t.new_empty(t.shape if need else 0) for t, need in zip(weights, needs[4:], strict=True)]
+    return grad_O.new_empty(grad_O.shape), grad_O.new_empty(grad_O.shape), *tokens, grads
+
+
+def _setup_context(ctx, inputs, output):
+    O, E, language, language_mask, visual, visual_mask, weights, ctx.maps, seed, *ctx.options, _, ctx.backend = inputs
+    tensors = (O, E, language, language_mask, visual, visual_mask, seed, *weights)
+    ctx.inputs, ctx.memory = len(tensors), output[0].shape
+    ctx.save_for_backward(*tensors, *output[2:5], *output[5])
+    ctx.set_materialize_grads(False)
+
+
+def _autograd(ctx, grad_O, grad_E, grad_language, grad_visual, grad_operations, _):
+    saved = ctx.saved_tensors
+    O, E, language, language_mask, visual, visual_mask, seed, *weights = saved[: ctx.inputs]
+    grads = (grad_O, grad_E, grad_language, grad_visual, grad_operations)
+    wanted = ctx.needs_input_grad
+    needs = [wanted[0], wanted[1], wanted[2], wanted[4], *wanted[6]]
+    if torch.is_grad_enabled() or transforms.transformed():  # a graph of the backward, or a batch of it
+        inputs = (O, E, language, language_mask, visual, visual_mask, weights)
+        found = _replayed(inputs, [ctx.maps, seed, *ctx.options], grads, needs)
+    else:
+        memory = [O.new_zeros(ctx.memory) if grad is None else grad for grad in grads[:2]]
+        *first, of_weights = torch.ops.iprm.recurrence_backward(
+            *memory, *grads[2:], language, visual, weights, ctx.maps, *saved[ctx.inputs : ctx.inputs + 3],
+            list(saved[ctx.inputs + 3 :]), seed, *ctx.options, needs, ctx.backend,
+        )  # fmt: skip
+        found = transforms.needed([*first, *of_weights], needs)
+    d_O, d_E, d_language, d_visual, *of_weights = found
+    return d_O, d_E, d_language, None, d_visual, None, of_weights, *([None] * (4 + len(ctx.options)))
+
+
+def _replayed(inputs: tuple, options: list, grads: tuple, needs: list[bool]) -> list[Tensor | None]:
+    """The gradients by autograd through the eager algebra of the forward, which is run again."""
+    O, E, language, language_mask, visual, visual_mask, weights = inputs
+    with torch.enable_grad(), without_autocast(O.device):
+        # Views: where one tensor stands in two places, each place has a gradient of its own.
+        O, E, language, visual, *weights = leaves = [
+            None if t is None else t.view_as(t) for t in (O, E, language, visual, *weights)
+        ]
+        outputs = eager.recurrence(
+            O, E, language, language_mask, visual, visual_mask, weights, *options, False
+        )  # fmt: skip
+        pairs = [(y, dy) for y, dy in zip(outputs[:5], grads, strict=True) if dy is not None and y.requires_grad]
+        wanted = [t for t, need in zip(leaves, needs, strict=True) if need]
+        found = torch.autograd.grad(
+            [y for y, _ in pairs], wanted, [dy for _, dy in pairs], create_graph=True, allow_unused=True
+        )
+    found = iter(found)
+    return [next(found) if need else None for need in needs]
+
+
+library.impl("recurrence", backends.implementation("recurrence"), "CompositeExplicitAutograd")
+library.impl("recurrence_backward", backends.implementation("recurrence_backward"), "CompositeExplicitAutograd")
+torch.library.register_fake("iprm::recurrence", _fake, lib=library)
+torch.library.register_fake("iprm::recurrence_backward", _fake_backward, lib=library)
+torch.library.register_autograd("iprm::recurrence", _autograd, setup_context=_setup_context, lib=library)
+
+
+def recurrence(
+    O: Tensor,  # (B, K, D)
+    E: Tensor,  # (B, K, D)
+    language: Tensor,  # (B, L, D)
+    visual: Tensor,  # (B, N, D)
+    weights: Weights,
+    *,
+    steps: int,
+    window: int = 2,
+    mask_self: bool = True,
+    activations: Activations = Activations(),  # noqa: B008 - immutable
+    rates: Rates = Rates(),  # noqa: B008
+    epsilons: Epsilons = Epsilons(),  # noqa: B008
+    language_mask: Tensor | None = None,  # (B, L) bool
+    visual_mask: Tensor | None = None,  # (B, N) bool
+    seed: Tensor | None = None,  # (1,) int64
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor, Attentions]:
+    """All T steps of the mechanism, with every option (mechanism.md, "One step").
+
+    Args:
+        O, E: the initial memory (B, K, D).
+        language: X (B, L, D).  visual: V (B, N, D).  Their masks: bool, true = keep; a fully masked row attends
+            uniformly. All tensors but masks and seed are of one floating dtype, with any strides.
+        weights: of all maps and norms; those that are None switch their option off, see `Weights`.
+        steps: T.  window: W.  mask_self: an operation does not attend to itself in its own step.
+        activations: φ of each stage.  rates: of dropout.  epsilons: of the layer norms.
+        seed: (1,) int64, needed when a rate is positive.
+        backend: "auto", or the backend that must run it.
+    Returns:
+        O and E after T steps (B, K, D) in the inputs' dtype, and where each step looked. All are differentiable.
+        Where a gradient will be asked for, the forward keeps what `iprm_kernels.steps.kept` lists.
+    Raises:
+        ValueError: a wrong shape, dtype, device, rate or activation.
+        RuntimeError: the named backend cannot run here.
+    """
+    check_floating("O", O)
+    flat, maps = flattened(weights)
+    O, E, language, visual, flat = cast(O.device, O, E, language, visual, flat)
+    check_arguments(O, E, language, visual, unflattened(flat, maps), language_mask, visual_mask, steps)
+    check_options(O, steps, window, activations, rates, seed)
+    keep = torch.is_grad_enabled() and any(t.requires_grad for t in (O, E, language, visual, *flat))
+    memory_O, memory_E, *attentions, _ = transforms.call(
+        "recurrence", eager.recurrence, backend, O, E, language, language_mask, visual, visual_mask, flat, maps, seed,
+        steps, window, mask_self, list(activations), list(rates), list(epsilons), keep,
+    )  # fmt: skip
+    return memory_O, memory_E, Attentions(*attentions)
+
+
+def check_arguments(O, E, language, visual, weights: Weights, language_mask, visual_mask, steps: int) -> None:
+    """Raise unless all tensors fit together."""
+    like = (O.dtype, O.device)
+    check_tensor("O", O, ("B", "K", "D"), *like)
+    B, _, D = O.shape
+    check_tensor("E", E, O.shape, *like)
+    check_tensor("language", language, (B, "L", D), *like)
+    check_tensor("visual", visual, (B, "N", D), *like)
+    check_tokens("language", language)
+    check_tokens("visual", visual)
+    for name, mask, tokens in (("language_mask", language_mask, language), ("visual_mask", visual_mask, visual)):
+        if mask is not None:
+            check_tensor(name, mask, tokens.shape[:2], torch.bool, O.device)
+    shapes = weights.shapes()
+    for name, m in zip(weights._fields, weights, strict=True):
+        for i, one in enumerate(m if name == "F2" else [] if m is None else [m]):
+            label = f"weights.F2[{i}]" if name == "F2" else f"weights.{name}"
+            check_map(label, one, shapes[name], *like)
+    if len(weights.F2) not in (1, steps):
+        raise ValueError(f"weights.F2: expected one map, or one for each of {steps} steps, got {len(weights.F2)}")
+
+
+def check_map(name: str, m: Map, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+    """Raise unless a map's weight has this shape and its bias fits."""
+    check_tensor(f"{name}.weight", m.weight, shape, dtype, device)
+    check_tensor(f"{name}.bias", m.bias, shape[:1], dtype, device)
+
+
+def check_options(O: Tensor, steps, window, activations: Activations, rates: Rates, seed: Tensor | None) -> None:
+    """Raise unless the options are in their ranges."""
+    check_number("steps", steps, STEPS)
+    check_number("window", window, STEPS)
+    for field, name in zip(Activations._fields, activations, strict=True):
+        check_choice(f"activations.{field}", name, tuple(ACTIVATIONS))
+    for field, p in zip(Rates._fields, rates, strict=True):
+        check_rate(f"rates.{field}", p, seed, O.device)

@@ -1,0 +1,90 @@
+"""All T steps: the walk forward and the walk back."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from iprm_kernels.steps import kept
+from iprm_kernels.steps.composition import Composition
+from iprm_kernels.steps.execution import execution_of
+from iprm_kernels.steps.formation import Formation
+from iprm_kernels.steps.run import Run
+from iprm_kernels.steps.weights import options_of, unflattened
+
+
+def forward(
+    cores: ModuleType, O, E, language, language_mask, visual, visual_mask, weights, maps, seed, *options_and_keep
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
+    """`iprm::recurrence` over the cores of a backend: the memory after T steps, the attentions, and what is kept."""
+    *options, keep = options_and_keep
+    run = Run(cores, unflattened(weights, maps), options_of(*options), seed, keep)
+    formation, execution = Formation(run, language, language_mask), execution_of(run, visual, visual_mask)
+    composition, attentions = Composition(run), []
+    for t in range(run.o.steps):
+        run.keep(O=O, E=E)
+        z, a_language = formation.forward(t, O, E)
+        r, a_visual = execution.forward(t, z, E)
+        O, E, a_operations = composition.forward(t, z, r, O, E)
+        attentions.append((a_language, a_visual, padded(a_operations, a_language, run.o.window)))
+    stacked = (torch.stack(a) for a in zip(*attentions, strict=True))
+    return O, E, *stacked, kept.stacked(run.kept, run.w, run.o) if keep else []
+
+
+def padded(a: Tensor | None, like: Tensor, window: int) -> Tensor:
+    """Composition attention widened with zeros to all K·(1+W) columns."""
+    B, K, _ = like.shape
+    columns = K * (1 + window)
+    if a is None:
+        return like.new_zeros(B, K, columns)
+    return a if a.shape[-1] == columns else F.pad(a, (0, columns - a.shape[-1]))
+
+
+def backward(
+    cores: ModuleType, dO, dE, d_language, d_visual, d_operations, language, visual, weights, maps, a_language,
+    a_visual, a_operations, tensors, seed, *options_and_needs,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:  # fmt: skip
+    """`iprm::recurrence_backward`: the gradients of O, E, the tokens and the weights, empty where not asked for.
+
+    d_language, d_visual, d_operations: the gradients of the attentions, each may be None.
+    needs: one flag for each of O, E, language, visual and the flattened weights.
+    """
+    *options, needs = options_and_needs
+    w, o = unflattened(weights, maps), options_of(*options)
+    need_language, need_visual = needs[2:4]
+    run = Run(cores, w, o, seed, kept=kept.named(tensors, w, o), needs=fields_of(maps, needs[4:]))
+    formation = Formation(run, language, need_tokens=need_language)
+    execution = execution_of(run, visual, need_tokens=need_visual)
+    composition, K = Composition(run), dO.shape[1]
+
+    def at(d: Tensor | None, t: int) -> Tensor | None:
+        return None if d is None else d[t]
+
+    for t in reversed(range(o.steps)):
+        columns = K * (1 + min(o.window, t + 1))
+        a = a_operations[t, ..., :columns]
+        da = None if d_operations is None else d_operations[t, ..., :columns]
+        dz, dr, dO, dE = composition.backward(t, a, da, dO, dE)
+        dz, dE = execution.backward(t, a_visual[t], at(d_visual, t), dr, dz, dE)
+        dO, dE = formation.backward(t, a_language[t], at(d_language, t), dz, dO, dE)
+    execution.finish()
+    gradients = formation.gradients() | execution.gradients() | composition.gradients()
+    empty = dO.new_empty(0)
+    tokens = (run.sums[name] if need else empty for name, need in (("X", need_language), ("V", need_visual)))
+    return dO, dE, *tokens, flat_gradients(maps, gradients, needs[4:], empty)
+
+
+def fields_of(maps: list[str], needs: list[bool]) -> frozenset[str]:
+    """The maps of which the weight or the bias is asked for."""
+    return frozenset(name for name, *either in zip(maps, needs[::2], needs[1::2], strict=True) if any(either))
+
+
+def flat_gradients(maps: list[str], gradients: dict, needs: list[bool], empty: Tensor) -> list[Tensor]:
+    """In the order of `flattened`, empty where nothing is asked for."""
+    F2 = iter(gradients.get("F2", ()))
+    pairs = [(next(F2, None) if name == "F2" else gradients.get(name)) or (None, None) for name in maps]
+    flat = [d for pair in pairs for d in pair]
+    return [d if need else empty for d, need in zip(flat, needs, strict=True)]
