@@ -37,15 +37,15 @@ from iprm_kernels.steps.weights import (
     unflattened,
 )
 
-_OPTIONS = "Tensor? seed, int steps, int window, bool mask_self, str[] activations, float[] rates, float[] epsilons"
+_OPTIONS = "Tensor? seed, int steps, int window, bool mask_self, str activations, float[] rates, float[] epsilons"
 
 library.define(
     "recurrence(Tensor O, Tensor E, Tensor language, Tensor? language_mask, Tensor visual, Tensor? visual_mask,"
-    f" Tensor[] weights, str[] maps, {_OPTIONS}, bool keep, str backend) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor[])"
+    f" Tensor[] weights, str maps, {_OPTIONS}, bool keep, str backend) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor[])"
 )
 library.define(
     "recurrence_backward(Tensor grad_O, Tensor grad_E, Tensor? grad_language, Tensor? grad_visual,"
-    " Tensor? grad_operations, Tensor language, Tensor visual, Tensor[] weights, str[] maps, Tensor a_language, Tensor a_visual,"
+    " Tensor? grad_operations, Tensor language, Tensor visual, Tensor[] weights, str maps, Tensor a_language, Tensor a_visual,"
     f" Tensor a_operations, Tensor[] kept, {_OPTIONS}, bool[] needs, str backend)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor[])"
 )
@@ -104,6 +104,9 @@ def _autograd(ctx, grad_O, grad_E, grad_language, grad_visual, grad_operations, 
         )  # fmt: skip
         found = transforms.needed([*first, *of_weights], needs)
     d_O, d_E, d_language, d_visual, *of_weights = found
+    if grad_O is None and (unused := _without_path(ctx.maps, ctx.options[0])):
+        names = [name for name in ctx.maps.split(",") for _ in range(2)]
+        of_weights = [None if name in unused else d for name, d in zip(names, of_weights, strict=True)]
     return d_O, d_E, d_language, None, d_visual, None, of_weights, *([None] * (4 + len(ctx.options)))
 
 
@@ -123,8 +126,15 @@ def _replayed(inputs: tuple, options: list, grads: tuple, needs: list[bool]) -> 
         found = torch.autograd.grad(
             [y for y, _ in pairs], wanted, [dy for _, dy in pairs], create_graph=True, allow_unused=True
         )
-    found = iter(found)
+    found = (torch.zeros_like(t) if d is None else d for t, d in zip(wanted, found, strict=True))
     return [next(found) if need else None for need in needs]
+
+
+def _without_path(maps: str, steps: int) -> set[str]:
+    """The maps that nothing depends on when nobody asks for O after the last step: autograd gives them no gradient."""
+    if steps > 1:
+        return set()
+    return {"Vo", "So", "composition_norm_o"} if "Qo" in maps.split(",") else {"Uo", "update_norm_o"}
 
 
 library.impl("recurrence", backends.implementation("recurrence"), "CompositeExplicitAutograd")
@@ -178,7 +188,7 @@ def recurrence(
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in (O, E, language, visual, *flat))
     memory_O, memory_E, *attentions, _ = transforms.call(
         "recurrence", eager.recurrence, backend, O, E, language, language_mask, visual, visual_mask, flat, maps, seed,
-        steps, window, mask_self, list(activations), list(rates), list(epsilons), keep,
+        steps, window, mask_self, ",".join(activations), list(rates), list(epsilons), keep,
     )  # fmt: skip
     return memory_O, memory_E, Attentions(*attentions)
 

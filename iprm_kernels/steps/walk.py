@@ -55,7 +55,7 @@ def backward(
     *options, needs = options_and_needs
     w, o = unflattened(weights, maps), options_of(*options)
     need_language, need_visual = needs[2:4]
-    run = Run(cores, w, o, seed, kept=kept.named(tensors, w, o), needs=fields_of(maps, needs[4:]))
+    run = Run(cores, w, o, seed, kept=kept.named(tensors, w, o), needs=fields_of(maps.split(","), needs[4:]))
     formation = Formation(run, language, need_tokens=need_language)
     execution = execution_of(run, visual, need_tokens=need_visual)
     composition, K = Composition(run), dO.shape[1]
@@ -74,7 +74,7 @@ def backward(
     gradients = formation.gradients() | execution.gradients() | composition.gradients()
     empty = dO.new_empty(0)
     tokens = (run.sums[name] if need else empty for name, need in (("X", need_language), ("V", need_visual)))
-    return dO, dE, *tokens, flat_gradients(maps, gradients, needs[4:], empty)
+    return dO, dE, *tokens, flat_gradients(maps.split(","), gradients, needs[4:], empty)
 
 
 def fields_of(maps: list[str], needs: list[bool]) -> frozenset[str]:

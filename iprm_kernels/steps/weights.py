@@ -79,16 +79,16 @@ class Weights(NamedTuple):
         }
 
 
-def flattened(weights: Weights) -> tuple[list[Tensor], list[str]]:
-    """Weight and bias of each map in turn, and the names of the maps, where `F2` may stand several times."""
+def flattened(weights: Weights) -> tuple[list[Tensor], str]:
+    """Weight and bias of each map in turn, and the names of the maps, joined by commas; `F2` may stand several times."""
     maps = [(name, m) for name, m in zip(weights._fields, weights, strict=True) if m is not None and name != "F2"]
     maps += [("F2", m) for m in weights.F2]
-    return [t for _, m in maps for t in m], [name for name, _ in maps]
+    return [t for _, m in maps for t in m], ",".join(name for name, _ in maps)
 
 
-def unflattened(flat: Sequence[Tensor], names: Sequence[str]) -> Weights:
+def unflattened(flat: Sequence[Tensor], names: str) -> Weights:
     """The inverse of `flattened`."""
-    maps = [(name, Map(*pair)) for name, *pair in zip(names, flat[::2], flat[1::2], strict=True)]
+    maps = [(name, Map(*pair)) for name, *pair in zip(names.split(","), flat[::2], flat[1::2], strict=True)]
     single = {name: m for name, m in maps if name != "F2"}
     return Weights(**single, F2=tuple(m for name, m in maps if name == "F2"))
 
@@ -142,5 +142,5 @@ class Options(NamedTuple):
 
 
 def options_of(steps, window, mask_self, activations, rates, epsilons) -> Options:
-    """Options from the plain lists of an op's schema."""
-    return Options(steps, window, mask_self, Activations(*activations), Rates(*rates), Epsilons(*epsilons))
+    """Options from the plain values of an op's schema, the names of the activations joined by commas."""
+    return Options(steps, window, mask_self, Activations(*activations.split(",")), Rates(*rates), Epsilons(*epsilons))
