@@ -42,6 +42,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
     m.def("cpu_capability", [] { return std::string(kernel_table().name); });
 
     m.def("dropout", &dropout, release());
+    m.def("linear", &linear, release());
+    m.def("linear_back", &linear_back, release());
     m.def("formation", &formation, release());
     m.def("formation_backward", &formation_backward, release());
     m.def("execution", &execution, release());

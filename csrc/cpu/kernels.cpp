@@ -6,6 +6,7 @@
 #include "dropout_kernel.h"
 #include "execution_kernel.h"
 #include "formation_kernel.h"
+#include "linear_kernel.h"
 
 namespace iprm::cpu {
 namespace {
@@ -15,9 +16,12 @@ constexpr Kernels<T> make_kernels() {
     Kernels<T> k{};
     k.panel = kTilePanel<T>;
     k.row_unit = TileMatrix<T>::kRowUnit;
+    k.many_rows = kManyRows;
     k.panel_size = panel_size<T>;
     k.dropout = dropout<T>;
     k.sum = sum<T>;
+    k.linear = linear<T>;
+    k.linear_back = linear_back<T>;
     k.attend = attend<T>;
     k.attend_backward = attend_backward<T>;
     k.formation = formation<T>;

@@ -18,6 +18,17 @@ struct DropoutArgs {
     DropoutMask mask;
 };
 
+// out = x weight^T + c, or x weight + c: `columns` outputs a row, each a sum of `depth` products.
+template <typename T>
+struct LinearArgs {
+    int64_t rows, depth, columns, weight_stride;
+    const T* x;       // (rows, depth)
+    const T* weight;  // (columns, depth), or (depth, columns); its rows `weight_stride` apart
+    const T* c;       // rows `c_stride` apart, 0 for one bias; or null
+    int64_t c_stride;
+    T* out;  // (rows, columns)
+};
+
 // softmax over columns and the weighted sum: pooled = drop(softmax(masked logits)) tokens
 template <typename T>
 struct AttendArgs {
@@ -159,11 +170,14 @@ template <typename T>
 struct Kernels {
     int64_t panel;                        // columns of a panel of packed weights
     int64_t row_unit;                     // tiles and gradient matrices have whole multiples of this many rows
+    int64_t many_rows;                    // where the library, which packs the weight, overtakes `linear`
     int64_t (*panel_size)(int64_t rank);  // numbers of room that a packed panel takes
 
     void (*dropout)(const DropoutArgs<T>&, int64_t first, int64_t last);  // elements, `first` % 4 == 0
     void (*sum)(const SumArgs<T>&, int64_t first, int64_t last);          // elements
-    void (*attend)(const AttendArgs<T>&, int64_t first, int64_t last);    // samples
+    void (*linear)(const LinearArgs<T>&, int64_t first, int64_t last);    // columns
+    void (*linear_back)(const LinearArgs<T>&, int64_t first, int64_t last);
+    void (*attend)(const AttendArgs<T>&, int64_t first, int64_t last);  // samples
     void (*attend_backward)(const AttendBackwardArgs<T>&, int64_t first, int64_t last);
     void (*formation)(const FormationArgs<T>&, int64_t first, int64_t last);  // samples
     void (*formation_backward)(const FormationBackwardArgs<T>&, int64_t first, int64_t last);

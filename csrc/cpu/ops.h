@@ -21,6 +21,11 @@ Tensor sum_first(const Tensor& parts);
 
 Tensor dropout(const Tensor& x, double p, const OptionalTensor& seed, int64_t stream);
 
+// x (..., I), weight (O, I), c = bias (O,) or addend (..., O): x weight^T + c (..., O), in float32 or float64.
+Tensor linear(const Tensor& x, const Tensor& weight, const OptionalTensor& c);
+// y (..., O), weight (O, I), c (I,) or (..., I): y weight + c (..., I).
+Tensor linear_back(const Tensor& y, const Tensor& weight, const OptionalTensor& c);
+
 std::tuple<Tensor, Tensor> formation(const Tensor& query, const Tensor& tokens, const Tensor& gate,
                                      const OptionalTensor& mask, const OptionalTensor& seed, int64_t step,
                                      double p_attention);

@@ -53,23 +53,22 @@ composition = _op("composition")
 composition_backward = _op("composition_backward")
 
 
-def working_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype that the recurrence computes in, and keeps its rows in: 16 bits are widened once, not in every step."""
-    return accumulator(dtype)
+def linear(x: Tensor, weight: Tensor, c: Tensor | None = None) -> Tensor:
+    """x weightᵀ + c, read from the weight where it lies while rows are few. It has no graph and ignores autocast.
+
+    The bits of few rows are the same for any number of threads; many are the library's product.
+
+    Args:
+        x: (..., I) float32 or float64.
+        weight: (O, I); rows with unit stride, in whatever distance, are not copied.
+        c: (O,), a bias; or (..., O), added.
+    Returns: (..., O), new and contiguous.
+    Raises:
+        ValueError: an argument has another shape, dtype or device; which, what was expected, and what came.
+    """
+    return extension().linear(x, weight, c)
 
 
-def recurrence(O: Tensor, *args):
-    memory_O, memory_E, *rest = walk.forward(sys.modules[__name__], *widened([O, *args]))
-    return memory_O.to(O.dtype), memory_E.to(O.dtype), *rest
-
-
-def recurrence_backward(grad_O: Tensor, *args):
-    *first, of_weights = walk.backward(sys.modules[__name__], *widened([grad_O, *args]))
-    return *(d.to(grad_O.dtype) for d in first), [d.to(grad_O.dtype) for d in of_weights]
-
-
-def widened(args: list) -> list:
-    """The floating tensors among the arguments, and in lists of them, in the accumulator's dtype."""
-    if isinstance(args, list):
-        return [widened(arg) for arg in args]
-    return args.to(accumulator(args.dtype)) if isinstance(args, Tensor) and args.is_floating_point() else args
+def linear_back(y: Tensor, weight: Tensor, c: Tensor | None = None) -> Tensor:
+    """y weight + c, from y (..., O) and weight (O, I) to (..., I), with c (I,) or (..., I); else as `linear`."""
+    return extension().linear_back(y, weight, c)
