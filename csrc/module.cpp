@@ -46,6 +46,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
     m.def("linear_back", &linear_back, release());
     m.def("formation", &formation, release());
     m.def("formation_backward", &formation_backward, release());
+    m.def("pack", &pack, release());
     m.def("execution", &execution, release());
     m.def("execution_backward", &execution_backward, release());
     m.def("execution_simple", &execution_simple, release());

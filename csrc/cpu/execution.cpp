@@ -1,5 +1,7 @@
 #include <ATen/ops/empty.h>
 
+#include <array>
+
 #include "attend.h"
 
 namespace iprm::cpu {
@@ -21,17 +23,51 @@ Tiling tiling(int64_t tokens, int64_t row_unit) {
 // of threads, so that the order of the sums does not either.
 int64_t slot_count(int64_t tasks) { return std::clamp<int64_t>(tasks / 8, std::min<int64_t>(tasks, 8), 64); }
 
+template <typename T>
+std::array<int64_t, 2> packed_shape(int64_t rank) {
+    return {divide_up(rank, kernels<T>().panel), kernels<T>().panel_size(rank)};
+}
+
 // Panels of a square matrix (or of its transpose) for the micro-kernel.
 template <typename T>
-Tensor packed(const Tensor& matrix, bool transpose) {
+Tensor packed_form(const Tensor& matrix, bool transpose) {
     Tensor source = matrix.to(accumulator(matrix.scalar_type())).resolve_neg();
     if (source.stride(1) != 1) source = source.contiguous();
-    const int64_t rank = source.size(0), panel = kernels<T>().panel, panels = divide_up(rank, panel);
-    Tensor out = allocate({panels, kernels<T>().panel_size(rank)}, source);
+    const int64_t rank = source.size(0);
+    const auto shape = packed_shape<T>(rank);
+    Tensor out = allocate(shape, source);
     const PackArgs<T> args{data<T>(source), source.stride(0), rank, transpose, out.mutable_data_ptr<T>()};
-    parallel(panels, rank * panel, [&](int64_t first, int64_t last) { kernels<T>().pack(args, first, last); });
+    parallel(shape[0], shape[1], [&](int64_t first, int64_t last) { kernels<T>().pack(args, first, last); });
     return out;
 }
+
+// The forms of C1a and C2 that the products read; the backward's are those of its own products.
+struct PackedWeights {
+    Tensor c1a_t, c2_t, c1a, c2;
+
+    template <typename T>
+    static PackedWeights make(const Tensor& c1a, const Tensor& c2, bool backward) {
+        PackedWeights forms{packed_form<T>(c1a, true), packed_form<T>(c2, true), {}, {}};
+        if (backward) forms = {forms.c1a_t, forms.c2_t, packed_form<T>(c1a, false), packed_form<T>(c2, false)};
+        return forms;
+    }
+
+    // Those the caller has from `pack`, if any.
+    template <typename T>
+    static PackedWeights of(const Tensor& c1a, const Tensor& c2, bool backward, const std::vector<Tensor>& packed) {
+        if (packed.empty()) return make<T>(c1a, c2, backward);
+        TORCH_CHECK_VALUE(packed.size() == 4 || (packed.size() == 2 && !backward), "packed: expected ",
+                          backward ? "none or 4 tensors of pack" : "none, 2 or 4 tensors of pack", ", got ",
+                          packed.size());
+        const auto shape = packed_shape<T>(c1a.size(0));
+        const auto options = c1a.options().dtype(accumulator(c1a.scalar_type()));
+        for (size_t i = 0; i < packed.size(); ++i) {
+            expect(packed[i], ("packed[" + std::to_string(i) + "]").c_str(), shape, options);
+            TORCH_CHECK_VALUE(packed[i].is_contiguous(), "packed[", i, "]: expected a tensor of pack, got a view");
+        }
+        return {packed[0], packed[1], backward ? packed[2] : Tensor(), backward ? packed[3] : Tensor()};
+    }
+};
 
 // Sums the partial gradients (samples * tiles, K, width) over the tiles of each sample.
 template <typename T>
@@ -71,7 +107,8 @@ void attend_backward(AttendGradient& gradient, const DropoutMask& dropout) {
 template <typename T>
 struct ExecutionInputs {
     ExecutionInputs(const Tensor& v, const Tensor& u, const Tensor& g, const Tensor& l, const Tensor& c1a,
-                    const Tensor& c2, const Tensor& c2_bias, const Tensor& w)
+                    const Tensor& c2, const Tensor& c2_bias, const Tensor& w, bool backward,
+                    const std::vector<Tensor>& packed)
         : rank(v.size(2)),
           width(round_up(rank, kernels<T>().panel)),
           tiles(tiling(v.size(1), kernels<T>().row_unit)),
@@ -82,28 +119,38 @@ struct ExecutionInputs {
           l(padded_operand(l, width)),
           c2_bias(padded_operand(c2_bias, width)),
           w(padded_operand(w, width)),
-          c1a_t(packed<T>(c1a, true)),
-          c2_t(packed<T>(c2, true)) {}
+          weights(PackedWeights::of<T>(c1a, c2, backward, packed)) {}
 
     ExecutionArgs<T> args(const DropoutMask& product, Activation activation, T* logits) const {
-        return {g.size(1),        rank,       width,      tiles,          data<T>(v),
-                data<T>(u),       data<T>(g), data<T>(l), data<T>(c1a_t), data<T>(c2_t),
-                data<T>(c2_bias), data<T>(w), logits,     product,        activation};
+        return {g.size(1),
+                rank,
+                width,
+                tiles,
+                data<T>(v),
+                data<T>(u),
+                data<T>(g),
+                data<T>(l),
+                data<T>(weights.c1a_t),
+                data<T>(weights.c2_t),
+                data<T>(c2_bias),
+                data<T>(w),
+                logits,
+                product,
+                activation};
     }
 
     int64_t rank, width;
     Tiling tiles;
     int64_t tasks;
-    Tensor v, u, g, l, c2_bias, w, c1a_t, c2_t;
+    Tensor v, u, g, l, c2_bias, w;
+    PackedWeights weights;
 };
 
 template <typename T>
-auto run_execution_backward(const ExecutionInputs<T>& in, const Tensor& c1a, const Tensor& c2,
-                            const Tensor& grad_logits, const DropoutMask& product, Activation activation,
-                            const Needs& needs) {
+auto run_execution_backward(const ExecutionInputs<T>& in, at::ScalarType dtype, const Tensor& grad_logits,
+                            const DropoutMask& product, Activation activation, const Needs& needs) {
     const int64_t operations = in.g.size(1), slots = slot_count(in.tasks);
     const int64_t rows = round_up(in.rank, kernels<T>().row_unit);
-    const Tensor c1a_packed = packed<T>(c1a, false), c2_packed = packed<T>(c2, false);
     Tensor grad_v = allocate(in.v.sizes(), in.v), grad_u = allocate(in.v.sizes(), in.v);
     Tensor grad_g = allocate({in.tasks, operations, in.width}, in.v);
     Tensor grad_l = allocate({in.tasks, operations, in.width}, in.v);
@@ -112,8 +159,8 @@ auto run_execution_backward(const ExecutionInputs<T>& in, const Tensor& c1a, con
     const auto sums = [](Tensor& parts, bool need) { return need ? parts.mutable_data_ptr<T>() : nullptr; };
     Tensor grad_c1a = slots_of(needs[4]), grad_c2 = slots_of(needs[5]);
     const ExecutionBackwardArgs<T> args{in.args(product, activation, nullptr),
-                                        data<T>(c1a_packed),
-                                        data<T>(c2_packed),
+                                        data<T>(in.weights.c1a),
+                                        data<T>(in.weights.c2),
                                         data<T>(grad_logits),
                                         grad_v.mutable_data_ptr<T>(),
                                         grad_u.mutable_data_ptr<T>(),
@@ -128,7 +175,6 @@ auto run_execution_backward(const ExecutionInputs<T>& in, const Tensor& c1a, con
                                         rows * in.width};
     const int64_t work = in.tiles.height * operations * in.rank * in.width;
     parallel(slots, work, [&](int64_t first, int64_t last) { kernels<T>().execution_backward(args, first, last); });
-    const at::ScalarType dtype = c1a.scalar_type();
     const auto finish = [&](const Tensor& gradient) { return result(gradient, in.rank, dtype); };
     const auto matrix = [&](const Tensor& parts, bool need) {
         return need ? finish(sum_first(parts).narrow(0, 0, in.rank)) : parts.to(dtype);
@@ -148,11 +194,23 @@ SimpleExecutionArgs<T> simple_args(const Tensor& keys, const Tensor& query, cons
 
 }  // namespace
 
+std::vector<Tensor> pack(const Tensor& c1a, const Tensor& c2, bool backward) {
+    expect_floating(c1a, "C1a", 2);
+    const int64_t rank = c1a.size(0);
+    expect(c1a, "C1a", {rank, rank}, c1a.options());
+    expect(c2, "C2", {rank, rank}, c1a.options());
+    return with_accumulator(c1a.scalar_type(), [&](auto zero) -> std::vector<Tensor> {
+        const auto forms = PackedWeights::make<decltype(zero)>(c1a, c2, backward);
+        if (!backward) return {forms.c1a_t, forms.c2_t};
+        return {forms.c1a_t, forms.c2_t, forms.c1a, forms.c2};
+    });
+}
+
 std::tuple<Tensor, Tensor> execution(const Tensor& v, const Tensor& u, const Tensor& g, const Tensor& l,
                                      const Tensor& c1a, const Tensor& c2, const Tensor& c2_bias, const Tensor& w,
                                      const Tensor& tokens, const OptionalTensor& mask, const OptionalTensor& seed,
-                                     int64_t step, double p_product, double p_attention,
-                                     const std::string& activation) {
+                                     int64_t step, double p_product, double p_attention, const std::string& activation,
+                                     const std::vector<Tensor>& packed) {
     expect_execution(v, u, g, l, c1a, c2, c2_bias, w, tokens, mask);
     const int64_t samples = v.size(0), operations = g.size(1), count = v.size(1);
     const Activation act = parse_activation(activation);
@@ -161,7 +219,7 @@ std::tuple<Tensor, Tensor> execution(const Tensor& v, const Tensor& u, const Ten
     Tensor attention = allocate({samples, operations, count}, v);
     Tensor pooled = with_accumulator(v.scalar_type(), [&](auto zero) {
         using T = decltype(zero);
-        const ExecutionInputs<T> in(v, u, g, l, c1a, c2, c2_bias, w);
+        const ExecutionInputs<T> in(v, u, g, l, c1a, c2, c2_bias, w, false, packed);
         const ExecutionArgs<T> args = in.args(product, act, attention.mutable_data_ptr<T>());
         parallel(in.tasks * operations, in.tiles.height * in.rank * in.width,
                  [&](int64_t first, int64_t last) { kernels<T>().execution(args, first, last); });
@@ -174,7 +232,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
     const Tensor& grad_pooled, const OptionalTensor& grad_attention, const Tensor& v, const Tensor& u, const Tensor& g,
     const Tensor& l, const Tensor& c1a, const Tensor& c2, const Tensor& c2_bias, const Tensor& w, const Tensor& tokens,
     const Tensor& attention, const OptionalTensor& seed, int64_t step, double p_product, double p_attention,
-    const std::string& activation, const Needs& needs) {
+    const std::string& activation, const Needs& needs, const std::vector<Tensor>& packed) {
     expect_execution(v, u, g, l, c1a, c2, c2_bias, w, tokens, std::nullopt);
     expect_needs(needs, 9);
     expect_execution_gradients(grad_pooled, grad_attention, tokens, attention, g.size(1));
@@ -185,8 +243,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
         using T = decltype(zero);
         AttendGradient gradient(grad_pooled, grad_attention, tokens, attention, needs[8]);
         attend_backward<T>(gradient, dropout);
-        const ExecutionInputs<T> in(v, u, g, l, c1a, c2, c2_bias, w);
-        return std::tuple_cat(run_execution_backward<T>(in, c1a, c2, gradient.grad_logits, product, act, needs),
+        const ExecutionInputs<T> in(v, u, g, l, c1a, c2, c2_bias, w, true, packed);
+        return std::tuple_cat(run_execution_backward<T>(in, v.scalar_type(), gradient.grad_logits, product, act, needs),
                               std::make_tuple(gradient.grad_tokens.to(v.scalar_type())));
     });
 }

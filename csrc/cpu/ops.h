@@ -35,16 +35,21 @@ std::tuple<Tensor, Tensor, Tensor> formation_backward(const Tensor& grad_z, cons
                                                       const Tensor& attention, const OptionalTensor& seed, int64_t step,
                                                       double p_attention, const Needs& needs);
 
+// The forms of C1a and C2 that the execution's products read, for many calls of it as their last argument: two for
+// the forward alone, four for both. Where that is empty, a call packs them itself.
+std::vector<Tensor> pack(const Tensor& c1a, const Tensor& c2, bool backward);
+
 std::tuple<Tensor, Tensor> execution(const Tensor& v, const Tensor& u, const Tensor& g, const Tensor& l,
                                      const Tensor& c1a, const Tensor& c2, const Tensor& c2_bias, const Tensor& w,
                                      const Tensor& tokens, const OptionalTensor& mask, const OptionalTensor& seed,
-                                     int64_t step, double p_product, double p_attention, const std::string& activation);
+                                     int64_t step, double p_product, double p_attention, const std::string& activation,
+                                     const std::vector<Tensor>& packed);
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> execution_backward(
     const Tensor& grad_pooled, const OptionalTensor& grad_attention, const Tensor& v, const Tensor& u, const Tensor& g,
     const Tensor& l, const Tensor& c1a, const Tensor& c2, const Tensor& c2_bias, const Tensor& w, const Tensor& tokens,
     const Tensor& attention, const OptionalTensor& seed, int64_t step, double p_product, double p_attention,
-    const std::string& activation, const Needs& needs);
+    const std::string& activation, const Needs& needs, const std::vector<Tensor>& packed);
 
 std::tuple<Tensor, Tensor> execution_simple(const Tensor& keys, const Tensor& query, const Tensor& w,
                                             const Tensor& tokens, const OptionalTensor& mask,

@@ -117,14 +117,13 @@ void pack_panel(const PackArgs<T>& args, int64_t panel, T* out) {
     constexpr int64_t width = kTilePanel<T>;
     const int64_t c0 = panel * width, columns = smaller(width, rank - c0);
     if (columns < width) std::memset(out, 0, static_cast<size_t>(rank * width) * sizeof(T));
-    for (int64_t k = 0; k < rank; ++k) {
-        if (args.transpose) {
-            const T* in = args.weight + c0 * ld + k;
-            for (int64_t j = 0; j < columns; ++j) out[k * width + j] = in[j * ld];
-        } else {
-            const T* in = args.weight + k * ld + c0;
-            for (int64_t j = 0; j < columns; ++j) out[k * width + j] = in[j];
-        }
+    for (int64_t j = 0; args.transpose && j < columns; ++j) {
+        const T* in = args.weight + (c0 + j) * ld;
+        for (int64_t k = 0; k < rank; ++k) out[k * width + j] = in[k];
+    }
+    for (int64_t k = 0; !args.transpose && k < rank; ++k) {
+        const T* in = args.weight + k * ld + c0;
+        for (int64_t j = 0; j < columns; ++j) out[k * width + j] = in[j];
     }
 }
 

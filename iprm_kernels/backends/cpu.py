@@ -45,8 +45,6 @@ _op = functools.partial(compiled.op, extension)
 dropout = _op("dropout")
 formation = _op("formation")
 formation_backward = _op("formation_backward")
-execution = _op("execution")
-execution_backward = _op("execution_backward")
 execution_simple = _op("execution_simple")
 execution_simple_backward = _op("execution_simple_backward")
 composition = _op("composition")
@@ -72,3 +70,26 @@ def linear(x: Tensor, weight: Tensor, c: Tensor | None = None) -> Tensor:
 def linear_back(y: Tensor, weight: Tensor, c: Tensor | None = None) -> Tensor:
     """y weight + c, from y (..., O) and weight (O, I) to (..., I), with c (I,) or (..., I); else as `linear`."""
     return extension().linear_back(y, weight, c)
+
+
+def pack(C1a: Tensor, C2: Tensor, backward: bool = True) -> tuple[Tensor, ...]:
+    """The weights in the forms that the products of `execution` read, to give to many calls as their last arguments.
+
+    Args:
+        C1a, C2: (R, R).
+        backward: whether `execution_backward` will be called too; without, there are half as many forms.
+    Returns: opaque tensors, for this process alone.
+    Raises:
+        ValueError: a weight has another shape, dtype or device.
+    """
+    return tuple(extension().pack(C1a, C2, backward))
+
+
+def execution(*args):
+    """The op, and behind its 15 arguments, if they were made, the weights of `pack`."""
+    return extension().execution(*args[:15], args[15:])
+
+
+def execution_backward(*args):
+    """The op, and behind its 18 arguments, if they were made, the weights of `pack`."""
+    return extension().execution_backward(*args[:18], args[18:])
