@@ -185,7 +185,9 @@ def recurrence(
     O, E, language, visual, flat = cast(O.device, O, E, language, visual, flat)
     check_arguments(O, E, language, visual, unflattened(flat, maps), language_mask, visual_mask, steps)
     check_options(O, steps, window, activations, rates, seed)
-    keep = torch.is_grad_enabled() and any(t.requires_grad for t in (O, E, language, visual, *flat))
+    # A traced call is checked by one without gradients, which must look the same.
+    graph = torch.is_grad_enabled() or torch.jit.is_tracing()
+    keep = graph and any(t.requires_grad for t in (O, E, language, visual, *flat))
     memory_O, memory_E, *attentions, _ = transforms.call(
         "recurrence", eager.recurrence, backend, O, E, language, language_mask, visual, visual_mask, flat, maps, seed,
         steps, window, mask_self, ",".join(activations), list(rates), list(epsilons), keep,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from iprm_kernels.backends import compiled
 from iprm_kernels.backends.calls import ANY, Call
-from iprm_kernels.backends.eager import accumulator, linear, linear_back, pack
+from iprm_kernels.backends.eager import accumulator
 from iprm_kernels.steps import walk
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -93,3 +93,25 @@ def execution(*args):
 def execution_backward(*args):
     """The op, and behind its 18 arguments, if they were made, the weights of `pack`."""
     return extension().execution_backward(*args[:18], args[18:])
+
+
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype that the recurrence computes in, and keeps its rows in: 16 bits are widened once, not in every step."""
+    return accumulator(dtype)
+
+
+def recurrence(O: Tensor, *args):
+    memory_O, memory_E, *rest = walk.forward(sys.modules[__name__], *widened([O, *args]))
+    return memory_O.to(O.dtype), memory_E.to(O.dtype), *rest
+
+
+def recurrence_backward(grad_O: Tensor, *args):
+    *first, of_weights = walk.backward(sys.modules[__name__], *widened([grad_O, *args]))
+    return *(d.to(grad_O.dtype) for d in first), [d.to(grad_O.dtype) for d in of_weights]
+
+
+def widened(args: list) -> list:
+    """The floating tensors among the arguments, and in lists of them, in the accumulator's dtype."""
+    if isinstance(args, list):
+        return [widened(arg) for arg in args]
+    return args.to(accumulator(args.dtype)) if isinstance(args, Tensor) and args.is_floating_point() else args

@@ -37,6 +37,7 @@ class Run:
         needs: frozenset[str] = frozenset(),
     ):
         self.cores, self.w, self.o, self.seed, self.keeps, self.needs = cores, weights, options, seed, keep, needs
+        self.returning = kept is not None  # this is the walk back
         self.kept: dict = defaultdict(list) if kept is None else kept
         self.rows: dict[str, list] = {}
         self.sums: dict[str, Tensor] = {}
