@@ -13,7 +13,7 @@ from torch import Tensor
 from iprm_kernels import backends, transforms
 from iprm_kernels.activations import ACTIVATIONS
 from iprm_kernels.autocast import cast, without_autocast
-from iprm_kernels.backends import eager
+from iprm_kernels.backends import cuda, eager
 from iprm_kernels.backends.eager import accumulator
 from iprm_kernels.checks import (
     STEPS,
@@ -137,7 +137,16 @@ def _without_path(maps: str, steps: int) -> set[str]:
     return {"Vo", "So", "composition_norm_o"} if "Qo" in maps.split(",") else {"Uo", "update_norm_o"}
 
 
-library.impl("recurrence", backends.implementation("recurrence"), "CompositeExplicitAutograd")
+def _run(O, E, language, language_mask, visual, visual_mask, weights, maps, seed, *rest):
+    *options, keep, backend = rest
+    if backend == "auto" and not keep and cuda.unsupported(O.device, O.dtype) is None:
+        if cuda.not_at_once(unflattened(weights, maps), options_of(*options), O, language) is None:
+            backend = "cuda"  # one launch, whichever backend is best for many
+    inputs = (E, language, language_mask, visual, visual_mask, weights, maps, seed)
+    return backends.run(backend, "recurrence", O, *inputs, *options, keep)
+
+
+library.impl("recurrence", _run, "CompositeExplicitAutograd")
 library.impl("recurrence_backward", backends.implementation("recurrence_backward"), "CompositeExplicitAutograd")
 torch.library.register_fake("iprm::recurrence", _fake, lib=library)
 torch.library.register_fake("iprm::recurrence_backward", _fake_backward, lib=library)

@@ -57,7 +57,9 @@ def _recurrence(O: Tensor, E, language: Tensor, language_mask, visual: Tensor, v
     return _of_recurrence(B, K, language, visual, *rest)
 
 
-def _recurrence_backward(grad_O: Tensor, grad_E, d_l, d_v, d_o, language: Tensor, visual: Tensor, weights, maps, *rest) -> dict:
+def _recurrence_backward(
+    grad_O: Tensor, grad_E, d_l, d_v, d_o, language: Tensor, visual: Tensor, weights, maps, *rest
+) -> dict:
     B, K, D = grad_O.shape
     return _of_recurrence(B, K, language, visual, weights, maps, *rest[4:])
 

@@ -16,10 +16,11 @@ from types import ModuleType
 
 import torch
 
-from iprm_kernels.backends import compiled, devices
+from iprm_kernels.backends import at_once, compiled, devices
 from iprm_kernels.backends.calls import ANY, Call
 from iprm_kernels.backends.eager import linear, linear_back, pack, working_dtype
 from iprm_kernels.steps import walk
+from iprm_kernels.steps.weights import Options, Weights, options_of, unflattened
 from iprm_kernels.checks import name_of
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -134,8 +135,22 @@ composition = _op("composition")
 composition_backward = _op("composition_backward")
 
 
-def recurrence(*args):
-    return walk.forward(sys.modules[__name__], *args)
+def not_at_once(weights: Weights, options: Options, O: torch.Tensor, language: torch.Tensor) -> str | None:
+    """Why a call without gradients is not one launch for all steps, or None where it is."""
+    (B, K, _), L = O.shape, language.shape[1]
+    call = Call("steps", K=K, R=weights.reduced, blocks=1 + options.window)
+    return at_once.refusal(weights, options, B, K, L) or unsupported(O.device, O.dtype, call)
+
+
+def recurrence(O, E, language, language_mask, visual, visual_mask, weights, maps, seed, *options_and_keep):
+    *options, keep = options_and_keep
+    w, o = unflattened(weights, maps), options_of(*options)
+    if keep or not_at_once(w, o, O, language):
+        inputs = (O, E, language, language_mask, visual, visual_mask, weights, maps, seed)
+        return walk.forward(sys.modules[__name__], *inputs, *options_and_keep)
+    args = at_once.arguments(O, E, language, language_mask, visual, visual_mask, w, o)
+    operations, results, *attentions = extension().steps(*args)
+    return operations[-1].clone(), results[-1].clone(), *attentions, []
 
 
 def recurrence_backward(*args):

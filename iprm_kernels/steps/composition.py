@@ -51,7 +51,9 @@ class Composition:
         if W > 0:
             self.past = [self.columns(O, E), *self.past][:W]
         window = [self.columns(o, e), *self.past]
-        pooled_o, pooled_r, a = run.cores.composition(self.query(o), *self.lists(window), self.gate, *self.core_options(t))
+        pooled_o, pooled_r, a = run.cores.composition(
+            self.query(o), *self.lists(window), self.gate, *self.core_options(t)
+        )
         run.keep(o=o, e=e)
         if not self.drops_values:
             run.keep(pooled_o=pooled_o, pooled_r=pooled_r)
@@ -237,9 +239,13 @@ class Composition:
             if name in run.needs:
                 projected = self.drops_values
                 x, x_past = kept[now], kept[past]
-                grads[name] = self.projected_gradient(name, x, x_past) if projected else run.map_gradient(name, kept[pooled])
+                grads[name] = (
+                    self.projected_gradient(name, x, x_past) if projected else run.map_gradient(name, kept[pooled])
+                )
         if "Ko" in run.needs:
-            grads["Ko"] = self.projected_gradient("Ko", kept["o"], kept["O"]) if self.projects_keys else self.folded_gradient()
+            grads["Ko"] = (
+                self.projected_gradient("Ko", kept["o"], kept["O"]) if self.projects_keys else self.folded_gradient()
+            )
         return grads
 
     def projected_gradient(self, name: str, now: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
