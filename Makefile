@@ -14,7 +14,7 @@ OUT ?= results
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(subst =,-,$(subst <,-,$(subst >,-,$(TORCH))))
 SOURCES := pyproject.toml setup.py build_backend.py build_cuda.py $(shell find csrc -type f)
-NATIVE := find csrc benchmarks tests/cuda_on_host -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu'
+NATIVE := find csrc benchmarks tests/cuda_on_host -name '*.h' -o -name '*.c' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu'
 
 .PHONY: run train bench bench-short test any-processor lint format clean
 
