@@ -30,7 +30,7 @@ from benchmarks.tables import SYMBOLS, sizes
 from benchmarks.variants import unusable
 from benchmarks.workload import STEPS, Workload
 
-VARIANTS = "reference,fast[triton],fast[cuda],fast[eager]"
+VARIANTS = "reference,fast[triton],fast[triton]+graph,fast[cuda],fast[cuda]+graph,fast[eager]"
 POINT = Point(batch=64, device="cuda", dropout=True)
 ROUNDS = 11
 WARM_UP = 3
@@ -62,7 +62,7 @@ HEAD = ("launches", "memory operations", "synchronisations", "allocations", "hos
 def row(name: str, step: str, cells: Sequence[str]) -> str:
     """One line, as wide as HEAD."""
     aligned = (f"{cell:>{len(head)}}" for cell, head in zip(cells, HEAD, strict=False))
-    return "  ".join([f"{name:<14}", f"{step:<8}", *aligned])
+    return "  ".join([f"{name:<18}", f"{step:<8}", *aligned])
 
 
 def figures(asked: Asked) -> list[str]:
@@ -77,7 +77,7 @@ def names(counts: stub_cuda.Counts, most: int) -> list[str]:
     """Lines of the kernels that are launched most, and of all else."""
     rest = counts.copies + counts.sets + counts.waits
     named = [*counts.launches.most_common(most), *rest.most_common()]
-    return [f"{number:>32}  {name if len(name) <= WIDTH else name[:WIDTH] + '…'}" for name, number in named]
+    return [f"{number:>36}  {name if len(name) <= WIDTH else name[:WIDTH] + '…'}" for name, number in named]
 
 
 def conditions(point: Point, rounds: int) -> str:
@@ -97,7 +97,7 @@ def table(options: argparse.Namespace, point: Point) -> None:
     print(row("variant", "", HEAD if options.operators else HEAD[:-1]))
     for variant in options.variants.split(","):
         if reason := unusable(variant, point):
-            print(f"{variant:<14}  {reason}")
+            print(f"{variant:<18}  {reason}")
             continue
         for step in STEPS:
             workload = Workload(variant, point, step)
@@ -127,7 +127,8 @@ def main(given: Sequence[str]) -> int:
     options = arguments().parse_args(given)
     if stub_cuda.loaded():
         table(options, Point(device="cuda", **{n: getattr(options, n) for n in (*SYMBOLS, "dtype", "dropout")}))
-        return 0
+        sys.stdout.flush()
+        os._exit(0)  # in order, Python would end by abort where a thread of autograd still waits for it
     if reason := stub_cuda.obstacle():
         print(reason, file=sys.stderr)
         return 2

@@ -2,13 +2,14 @@
 
 reference       the mechanism as it is written
 algebra         the fast module's restructured algebra, in PyTorch under plain autograd
-fast[backend]   the fast module on one backend
+fast[backend]   the fast module on one backend; with +graph, replaying CUDA graphs
 ...+compile     any of them through torch.compile
 """
 
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
 from unittest import mock
 
@@ -143,10 +144,17 @@ def module_of(name: str, config: IPRMConfig) -> nn.Module:
     torch.manual_seed(SEED)
     if base in BUILDERS:
         return BUILDERS[base](config)
-    if not (base.startswith("fast[") and base.endswith("]")):
-        known = ", ".join([*BUILDERS, "fast[backend]"])
+    backend, graph = _fast(base)
+    if backend is None:
+        known = ", ".join([*BUILDERS, "fast[backend]", "fast[backend]+graph"])
         raise ValueError(f"variant: expected one of {known}, with or without {COMPILED}, got {name!r}")
-    return fast.IPRM(config, backend=base[len("fast[") : -1])
+    return fast.IPRM(config, backend=backend, cuda_graph=graph)
+
+
+def _fast(base: str) -> tuple[str | None, bool]:
+    """The backend of a variant of the fast module, None of others, and whether it replays CUDA graphs."""
+    found = re.fullmatch(r"fast\[(.+)\](\+graph)?", base)
+    return (found[1], bool(found[2])) if found else (None, False)
 
 
 def runner_of(name: str, module: nn.Module) -> Callable:
@@ -157,11 +165,11 @@ def runner_of(name: str, module: nn.Module) -> Callable:
 
 def unusable(name: str, point: Point) -> str | None:
     """Why the variant cannot run at the point, None where it can."""
-    base = name.removesuffix(COMPILED)
-    if not base.startswith("fast["):
+    backend, _ = _fast(name.removesuffix(COMPILED))
+    if backend is None:
         return None
     reasons = iprm_kernels.reasons(point.device, point.compute_dtype)
-    return reasons.get(base[len("fast[") : -1], "no such backend")
+    return reasons.get(backend, "no such backend")
 
 
 def fast_variants(point: Point) -> list[str]:

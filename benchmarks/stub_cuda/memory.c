@@ -57,6 +57,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, enum cudaM
 }
 
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, enum cudaMemcpyKind kind) {
+    if (captured) return cudaErrorStreamCaptureUnsupported;
     COUNT("wait", "cudaMemcpy");
     return cudaMemcpyAsync(to, from, bytes, kind, NULL);
 }

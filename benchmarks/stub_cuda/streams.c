@@ -1,47 +1,41 @@
-// All work is done as soon as it is asked for, so streams and events have nothing to remember.
+// All work is done as soon as it is asked for, so streams and events have nothing to remember. Only that which is
+// captured may not be waited for.
+#include <stdlib.h>
+
 #include "stub.h"
 
-static char handle;
-
 cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned flags, int priority) {
-    *stream = (cudaStream_t)&handle;
+    *stream = malloc(1);
     return cudaSuccess;
 }
 
-cudaError_t cudaStreamDestroy(cudaStream_t stream) { return cudaSuccess; }
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+    free(stream);
+    return cudaSuccess;
+}
+
 cudaError_t cudaStreamQuery(cudaStream_t stream) { return cudaSuccess; }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags) { return cudaSuccess; }
-cudaError_t cudaThreadExchangeStreamCaptureMode(enum cudaStreamCaptureMode* mode) { return cudaSuccess; }
 
 cudaError_t cudaStreamGetPriority(cudaStream_t stream, int* priority) {
     *priority = 0;
     return cudaSuccess;
 }
 
-cudaError_t cudaStreamIsCapturing(cudaStream_t stream, enum cudaStreamCaptureStatus* status) {
-    *status = cudaStreamCaptureStatusNone;
-    return cudaSuccess;
-}
-
-// The arguments after the status are of the version, and nothing is written to them while nothing is captured.
-#undef cudaStreamGetCaptureInfo
-cudaError_t cudaStreamGetCaptureInfo(cudaStream_t stream, enum cudaStreamCaptureStatus* status, unsigned long long* id,
-                                     cudaGraph_t* graph, const cudaGraphNode_t** dependencies,
-                                     const cudaGraphEdgeData** edges, size_t* number) {
-    return cudaStreamIsCapturing(stream, status);
-}
-
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-    COUNT("wait", "cudaStreamSynchronize");
+    if (captured && stream == captured) return cudaErrorStreamCaptureUnsupported;
+    COUNT("wait", __func__);
     return cudaSuccess;
 }
 
 cudaError_t cudaDeviceSynchronize(void) {
-    COUNT("wait", "cudaDeviceSynchronize");
+    if (captured) return cudaErrorStreamCaptureUnsupported;
+    COUNT("wait", __func__);
     return cudaSuccess;
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
+    static char handle;
     *event = (cudaEvent_t)&handle;
     return cudaSuccess;
 }
@@ -53,7 +47,7 @@ cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream, uns
 cudaError_t cudaEventQuery(cudaEvent_t event) { return cudaSuccess; }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
-    COUNT("wait", "cudaEventSynchronize");
+    COUNT("wait", __func__);
     return cudaSuccess;
 }
 

@@ -18,6 +18,7 @@ typedef struct Counter {
     struct Counter* next;  // of those that are not zero
 } Counter;
 
+// While a stream is captured nothing counts: the graph's launches do.
 void count(Counter* counter);
 
 // Counts one thing, under a name that is a literal.
@@ -29,6 +30,9 @@ void count(Counter* counter);
 
 // A kernel's handle, in the runtime and in the driver, is a pointer to its counter.
 Counter* new_kernel(const char* name);
+
+// The stream that is captured, NULL where none is.
+extern cudaStream_t captured;
 
 // The device: an H100.
 enum {

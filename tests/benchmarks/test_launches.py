@@ -47,11 +47,28 @@ def test_known_programs(counted, program):
     assert totals == nothing | known_programs.PROGRAMS[program]
 
 
+def test_values_come_back(environment):
+    assert run(environment, "-c", "import torch; print(torch.arange(4).cuda().tolist())").strip() == "[0, 1, 2, 3]"
+
+
+WAITS_IN_CAPTURE = """
+import torch
+x = torch.ones(3).cuda()
+with torch.cuda.graph(torch.cuda.CUDAGraph()):
+    x.sum().item()
+"""
+
+
+def test_nothing_may_wait_for_what_is_captured(environment):
+    with pytest.raises(AssertionError, match="not permitted when stream is capturing"):
+        run(environment, "-c", WAITS_IN_CAPTURE)
+
+
 SMALL = "--batch 2 --num-ops 3 --num-steps 3 --visual-tokens 9 --language-tokens 5 --dim 64 --rounds 1 --by-name 99"
 
 
 @pytest.mark.parametrize("dtype", ["float32", "amp-bfloat16"])
-@pytest.mark.parametrize("variant", ["reference", "fast[triton]", "fast[cuda]", "fast[eager]"])
+@pytest.mark.parametrize("variant", ["reference", "fast[triton]", "fast[cuda]", "fast[cuda]+graph", "fast[eager]"])
 def test_nothing_waits_for_the_device(environment, variant, dtype):
     """Nor goes to it or comes from it: inputs and weights are there, and nobody reads the result."""
     text = run(environment, "-m", "benchmarks.launches", "--variants", variant, "--dtype", dtype, *SMALL.split())
