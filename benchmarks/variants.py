@@ -21,9 +21,11 @@ import iprm_kernels
 from benchmarks.points import SEED, Point
 from iprm import IPRMConfig, fast, reference
 from iprm_kernels.activations import ACTIVATIONS
-from iprm_kernels.autocast import cast
+from iprm_kernels.autocast import cast, without_autocast
 from iprm_kernels.backends import eager
 from iprm_kernels.dropout import Role, dropout, stream_of
+from iprm_kernels.steps import walk
+from iprm_kernels.steps.weights import flattened
 
 BUILDERS: dict[str, Callable[[IPRMConfig], nn.Module]] = {"reference": reference.IPRM, "algebra": fast.IPRM}
 COMPILED = "+compile"
@@ -36,97 +38,82 @@ def _activation(name: str) -> Callable:
     return _IN_PLACE.get(name, ACTIVATIONS[name])
 
 
-def _attend(y, w, tokens, mask, seed, step, p_product, p_attention):
-    """From y = φ(...) (B, K, N, R), the attention over the tokens; the registered op masks fastest."""
-    y = dropout(y, p_product, seed, stream_of(step, Role.PRODUCT))
-    logits = (y @ w).to(eager.accumulator(y.dtype))
-    a = eager.masked_softmax(logits, None if mask is None else mask[:, None])
-    dropped = dropout(a, p_attention, seed, stream_of(step, Role.EXECUTION_ATTENTION))
-    return torch.bmm(dropped.to(tokens.dtype), tokens), a
+class PlainCores:
+    """The cores as PyTorch that autograd and torch.compile see through, all samples at once."""
+
+    linear, linear_back, pack = eager.linear, eager.linear_back, eager.pack
+
+    @staticmethod
+    def dropout(x, p, seed, stream):
+        """The registered op, which masks fastest."""
+        return dropout(x, p, seed, stream)
+
+    @staticmethod
+    def attend(logits, tokens, mask, seed, step, p_attention, role):
+        a = eager.masked_softmax(logits, None if mask is None else mask[:, None])
+        dropped = dropout(a, p_attention, seed, stream_of(step, role))
+        return torch.bmm(dropped.to(tokens.dtype), tokens), a
+
+    @classmethod
+    def formation(cls, query, tokens, gate, mask, seed, step, p_attention):
+        logits = torch.bmm(query * gate, tokens.mT).to(eager.accumulator(query.dtype))
+        return cls.attend(logits, tokens, mask, seed, step, p_attention, Role.FORMATION_ATTENTION)
+
+    @classmethod
+    def execution(
+        cls, v, u, g, l, C1a, C2, c2, w, tokens, mask, seed, step, p_product, p_attention, activation
+    ):  # fmt: skip
+        """Autograd keeps the pair tensors."""
+        φ = _activation(activation)
+        hidden = φ(F.linear(g[:, :, None] * v[:, None], C1a).add_(u[:, None]))
+        h = F.linear(hidden, C2, c2)
+        del hidden
+        product = h * l[:, :, None] if torch.is_grad_enabled() else h.mul_(l[:, :, None])
+        return cls.attend_pairs(φ(product), w, tokens, mask, seed, step, p_product, p_attention)
+
+    @classmethod
+    def execution_simple(
+        cls, keys, query, w, tokens, mask, seed, step, p_product, p_attention, activation
+    ):  # fmt: skip
+        y = _activation(activation)(query[:, :, None] * keys[:, None])
+        return cls.attend_pairs(y, w, tokens, mask, seed, step, p_product, p_attention)
+
+    @classmethod
+    def attend_pairs(cls, y, w, tokens, mask, seed, step, p_product, p_attention):
+        """From y = φ(...) (B, K, N, R)."""
+        y = dropout(y, p_product, seed, stream_of(step, Role.PRODUCT))
+        logits = (y @ w).to(eager.accumulator(y.dtype))
+        return cls.attend(logits, tokens, mask, seed, step, p_attention, Role.EXECUTION_ATTENTION)
+
+    @staticmethod
+    def composition(query, keys, operations, results, gate, mask_self, seed, step, *rates):
+        """With dropout the registered op, whose masks cost less."""
+        if not any(rates):
+            return eager.composition(query, keys, operations, results, gate, mask_self, seed, step, *rates)
+        names = ("p_product", "p_value", "p_attention")
+        options = {"mask_self": mask_self, "seed": seed, "step": step, **dict(zip(names, rates, strict=True))}
+        return iprm_kernels.composition(query, keys, operations, results, gate, **options)
 
 
-def plain_formation(
-    query, tokens, gate, mask=None, *, seed=None, step=0, p_attention=0.0, backend="auto"
+def plain_recurrence(
+    O, E, language, visual, weights, *, steps, window, mask_self, activations, rates, epsilons, language_mask,
+    visual_mask, seed, backend,
 ):  # fmt: skip
-    """`iprm_kernels.formation` as PyTorch that autograd sees through."""
-    query, tokens, gate = cast(query.device, query, tokens, gate)
-    logits = torch.bmm(query * gate, tokens.mT).to(eager.accumulator(query.dtype))
-    a = eager.masked_softmax(logits, None if mask is None else mask[:, None])
-    dropped = dropout(a, p_attention, seed, stream_of(step, Role.FORMATION_ATTENTION))
-    return torch.bmm(dropped.to(tokens.dtype), tokens), a
-
-
-def plain_execution(
-    v, u, g, l, C1a, C2, c2, w, tokens, mask=None, *, activation="elu", seed=None, step=0, p_product=0.0,
-    p_attention=0.0, backend="auto",
-):  # fmt: skip
-    """`iprm_kernels.execution` likewise, all samples at once; autograd keeps the pair tensors."""
-    v, u, g, l, C1a, C2, c2, w, tokens = cast(v.device, v, u, g, l, C1a, C2, c2, w, tokens)
-    φ = _activation(activation)
-    hidden = φ(F.linear(g[:, :, None] * v[:, None], C1a).add_(u[:, None]))
-    h = F.linear(hidden, C2, c2)
-    del hidden
-    product = h * l[:, :, None] if torch.is_grad_enabled() else h.mul_(l[:, :, None])
-    return _attend(φ(product), w, tokens, mask, seed, step, p_product, p_attention)
-
-
-def plain_execution_simple(
-    keys, query, w, tokens, mask=None, *, activation="elu", seed=None, step=0, p_product=0.0, p_attention=0.0,
-    backend="auto",
-):  # fmt: skip
-    """`iprm_kernels.execution_simple` likewise."""
-    keys, query, w, tokens = cast(keys.device, keys, query, w, tokens)
-    y = _activation(activation)(query[:, :, None] * keys[:, None])
-    return _attend(y, w, tokens, mask, seed, step, p_product, p_attention)
-
-
-def plain_execution_dropped(
-    V, Wk, bk, C1b, c1, g, l, C1a, C2, c2, w, mask=None, *, seed, step, p_visual, **options
-):  # fmt: skip
-    """`iprm_kernels.execution_dropped` likewise; autograd keeps the keys of every step."""
-    x = dropout(V, p_visual, seed, stream_of(step, Role.VISUAL))
-    v = F.linear(x, Wk, bk)
-    u = F.linear(v, C1b, c1)
-    return plain_execution(v, u, g, l, C1a, C2, c2, w, x, mask, seed=seed, step=step, **options)
-
-
-def plain_execution_simple_dropped(
-    V, C1, c1, C2, c2, query, w, mask=None, *, seed, step, p_visual, activation, **options
-):  # fmt: skip
-    """`iprm_kernels.execution_simple_dropped` likewise."""
-    x = dropout(V, p_visual, seed, stream_of(step, Role.VISUAL))
-    keys = F.linear(ACTIVATIONS[activation](F.linear(x, C1, c1)), C2, c2)
-    return plain_execution_simple(keys, query, w, x, mask, seed=seed, step=step, activation=activation, **options)
-
-
-def plain_composition(
-    query, keys, operations, results, gate, *, mask_self=True, seed=None, step=0, p_product=0.0, p_value=0.0,
-    p_attention=0.0, backend="auto",
-):  # fmt: skip
-    """`iprm_kernels.composition` likewise; with dropout the registered op, whose masks cost less."""
-    rates = {"p_product": p_product, "p_value": p_value, "p_attention": p_attention}
-    if any(rates.values()):
-        return iprm_kernels.composition(
-            query, keys, operations, results, gate, mask_self=mask_self, seed=seed, step=step, **rates
+    """`iprm_kernels.recurrence` over the plain cores, under autograd."""
+    flat, maps = flattened(weights)
+    O, E, language, visual, flat = cast(O.device, O, E, language, visual, flat)
+    options = (steps, window, mask_self, ",".join(activations), rates, epsilons)
+    with without_autocast(O.device):
+        O, E, *attentions, _ = walk.forward(
+            PlainCores, O, E, language, language_mask, visual, visual_mask, flat, maps, seed, *options, False
         )
-    query, keys, operations, results, gate = cast(query.device, query, keys, operations, results, gate)
-    return eager.composition(
-        query, keys, operations, results, gate, mask_self, seed, step, *rates.values()
-    )  # fmt: skip
+    return O, E, iprm_kernels.Attentions(*attentions)
 
 
 @contextlib.contextmanager
 def plain_cores() -> Iterator[None]:
-    """Within it the fast module calls the cores above: autograd and torch.compile see through them."""
-    with mock.patch.multiple(
-        fast,
-        formation=plain_formation,
-        execution=plain_execution,
-        execution_dropped=plain_execution_dropped,
-        execution_simple=plain_execution_simple,
-        execution_simple_dropped=plain_execution_simple_dropped,
-        composition=plain_composition,
-    ):
+    """Within it the fast module runs `plain_recurrence`."""
+    with mock.patch.object(fast, "recurrence", plain_recurrence):
         yield
 
 

@@ -45,11 +45,13 @@ class Workload:
         self.seed = values["seed"]
 
     def prepare(self) -> None:
-        """Gradients to zero, in place; the same dropout seed each time."""
+        """Gradients to zero, in place; the same dropout seed each time.
+
+        Each leaf has a gradient of its own from the start: a compiler may give one tensor as those of two leaves.
+        """
         torch.manual_seed(self.seed)
-        for leaf in self.leaves().values():
-            if leaf.grad is not None:
-                leaf.grad.zero_()
+        for leaf in self.leaves().values() if self.step == "training" else ():
+            leaf.grad = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad.zero_()
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         if not self.point.amp:

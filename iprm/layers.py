@@ -1,8 +1,8 @@
 """Layers that are not plain: which ones may not be read past.
 
 The fast module multiplies with `layer.weight` itself. That is what a layer computes only while it is plain: an
-`nn.Linear` (a parametrized one too) or a layer norm, without hooks, whose weight is an ordinary tensor. Adapters, pruning
-hooks, quantised and sharded weights are not; there the layer must be called.
+`nn.Linear` (a parametrized one too) or a layer norm, without hooks, whose weight is an ordinary tensor. Adapters,
+pruning hooks, quantised and sharded weights are not; there the layer must be called.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def why_not_plain(layer: nn.Module) -> str | None:
 
 
 def first_not_plain(stage: nn.Module, name: str, kind: type[nn.Module]) -> str | None:
-    """The first module of a stage that must be called, and why: `execution.C1 is a LoraLayer`; None where all are plain.
+    """The first module of a stage that must be called, and why: `execution.C1 is a LoraLayer`; None if all are plain.
 
     Args:
         name: of the stage.  kind: the class whose forward is read past.

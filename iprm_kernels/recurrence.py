@@ -41,12 +41,13 @@ _OPTIONS = "Tensor? seed, int steps, int window, bool mask_self, str activations
 
 library.define(
     "recurrence(Tensor O, Tensor E, Tensor language, Tensor? language_mask, Tensor visual, Tensor? visual_mask,"
-    f" Tensor[] weights, str maps, {_OPTIONS}, bool keep, str backend) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor[])"
+    f" Tensor[] weights, str maps, {_OPTIONS}, bool keep, str backend)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor[])"
 )
 library.define(
     "recurrence_backward(Tensor grad_O, Tensor grad_E, Tensor? grad_language, Tensor? grad_visual,"
-    " Tensor? grad_operations, Tensor language, Tensor visual, Tensor[] weights, str maps, Tensor a_language, Tensor a_visual,"
-    f" Tensor a_operations, Tensor[] kept, {_OPTIONS}, bool[] needs, str backend)"
+    " Tensor? grad_operations, Tensor language, Tensor visual, Tensor[] weights, str maps, Tensor a_language,"
+    f" Tensor a_visual, Tensor a_operations, Tensor[] kept, {_OPTIONS}, bool[] needs, str backend)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor[])"
 )
 
@@ -139,9 +140,8 @@ def _without_path(maps: str, steps: int) -> set[str]:
 
 def _run(O, E, language, language_mask, visual, visual_mask, weights, maps, seed, *rest):
     *options, keep, backend = rest
-    if backend == "auto" and not keep and cuda.unsupported(O.device, O.dtype) is None:
-        if cuda.not_at_once(unflattened(weights, maps), options_of(*options), O, language) is None:
-            backend = "cuda"  # one launch, whichever backend is best for many
+    if backend == "auto" and not keep and cuda.takes_all_steps(O, language, weights, maps, options):
+        backend = "cuda"  # one launch, whichever backend is best for many
     inputs = (E, language, language_mask, visual, visual_mask, weights, maps, seed)
     return backends.run(backend, "recurrence", O, *inputs, *options, keep)
 

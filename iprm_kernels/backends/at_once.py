@@ -12,7 +12,7 @@ from torch import Tensor
 from iprm_kernels.steps.weights import Options, Weights
 
 MAPS = ("F1", "We", "Wz", "Wq", "Wv", "Uo", "Ur", "Qo", "Vo", "Vr", "So", "Sr")
-"""Of which the kernel takes weight and bias, in this order; then C1a, C2, c2, w, c; then, if keys are projected, Ko's."""
+"""Of which the kernel takes weight and bias, in this order; then C1a, C2, c2, w, c; then Ko's, if there is one."""
 
 MOST_SAMPLES = 16
 """From here on the pairs of execution outweigh launches (at K = 6, N = 196, R = 256 some 5·10⁹ operations a step),

@@ -53,22 +53,20 @@ def _composition(query: Tensor, keys: Sequence[Tensor], *_) -> dict:
 
 
 def _recurrence(O: Tensor, E, language: Tensor, language_mask, visual: Tensor, visual_mask, *rest) -> dict:
-    B, K, D = O.shape
-    return _of_recurrence(B, K, language, visual, *rest)
+    return _of_recurrence(O, language, visual, *rest)
 
 
 def _recurrence_backward(
     grad_O: Tensor, grad_E, d_l, d_v, d_o, language: Tensor, visual: Tensor, weights, maps, *rest
 ) -> dict:
-    B, K, D = grad_O.shape
-    return _of_recurrence(B, K, language, visual, weights, maps, *rest[4:])
+    return _of_recurrence(grad_O, language, visual, weights, maps, *rest[4:])
 
 
-def _of_recurrence(B: int, K: int, language: Tensor, visual: Tensor, weights, maps, seed, steps, window, *_) -> dict:
+def _of_recurrence(memory, language, visual, weights, maps, seed, steps, window, *_) -> dict:
     """Execution of the simple form has no limit on R, and is not asked about it."""
-    w, (N, D) = unflattened(weights, maps), visual.shape[1:]
+    w, (B, K, D) = unflattened(weights, maps), memory.shape
     R = 0 if w.Wk is None else w.reduced
-    return {"B": B, "K": K, "L": language.shape[1], "N": N, "D": D, "R": R, "blocks": 1 + window}
+    return {"B": B, "K": K, "L": language.shape[1], "N": visual.shape[1], "D": D, "R": R, "blocks": 1 + window}
 
 
 _SIZES = {

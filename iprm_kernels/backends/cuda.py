@@ -18,10 +18,9 @@ import torch
 
 from iprm_kernels.backends import at_once, compiled, devices
 from iprm_kernels.backends.calls import ANY, Call
-from iprm_kernels.backends.eager import linear, linear_back, pack, working_dtype
+from iprm_kernels.checks import name_of
 from iprm_kernels.steps import walk
 from iprm_kernels.steps.weights import Options, Weights, options_of, unflattened
-from iprm_kernels.checks import name_of
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 ON_HOST = "IPRM_CUDA_ON_HOST"
@@ -140,6 +139,13 @@ def not_at_once(weights: Weights, options: Options, O: torch.Tensor, language: t
     (B, K, _), L = O.shape, language.shape[1]
     call = Call("steps", K=K, R=weights.reduced, blocks=1 + options.window)
     return at_once.refusal(weights, options, B, K, L) or unsupported(O.device, O.dtype, call)
+
+
+def takes_all_steps(O: torch.Tensor, language: torch.Tensor, weights: list, maps: str, options: list) -> bool:
+    """Whether a call of the recurrence without gradients is one launch for all steps."""
+    if unsupported(O.device, O.dtype):
+        return False
+    return not_at_once(unflattened(weights, maps), options_of(*options), O, language) is None
 
 
 def recurrence(O, E, language, language_mask, visual, visual_mask, weights, maps, seed, *options_and_keep):

@@ -3,5 +3,6 @@
 One room per stage, each a class whose `forward(t, ...)` and `backward(t, ...)` stand beside each other; `walk.py` goes
 through the steps. A backend gives the cores and the products of rows with a weight.
 
-The forward is plain functions of tensors, nothing in place: over the eager cores autograd and torch.func see through it.
+The forward is plain functions of tensors, nothing in place: over the eager cores autograd and torch.func see through
+it.
 """

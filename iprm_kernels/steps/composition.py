@@ -119,8 +119,8 @@ class Composition:
         """The gradient of x from that of φ(x)."""
         return dy if φ == "identity" else gradient(φ, dy, kept_of(φ, x, ACTIVATIONS[φ](x)))
 
-    # The query. (c ⊙ q) · (Ko ō_j + b) = (Koᵀ (c ⊙ q)) · ō_j + a number that does not depend on j: unless the product is
-    # dropped, the keys need no projection.
+    # The query. (c ⊙ q) · (Ko ō_j + b) = (Koᵀ (c ⊙ q)) · ō_j + a number that does not depend on j: unless the product
+    # is dropped, the keys need no projection.
 
     def query(self, o: Tensor) -> Tensor:
         run, w = self.run, self.run.w
@@ -159,7 +159,7 @@ class Composition:
         return Columns(key, operation, result)
 
     def place(self, which: str, t: int) -> int:
-        """Where the columns of step t are kept: with a window, those of the memory before those of the current states."""
+        """Where the columns of step t are kept: with a window, those of the memory stand before those of the states."""
         return t if self.run.o.window == 0 else 2 * t + (which == "now")
 
     def kept_columns(self, which: str, t: int) -> Columns:

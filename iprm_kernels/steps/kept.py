@@ -1,8 +1,8 @@
 """What a forward keeps for its backward, besides the attentions that it returns.
 
-With the default options a step keeps 13 D + 2 R numbers for each of its B·K rows, and once in a forward the keys (B, N, 2R)
-are kept; with the default dropout 18 D + 2 R and no keys, which are then made anew in every step. No tensor of B·K·N is
-among them. In the inputs' dtype; on the CPU, which computes 16 bits in float32, in that.
+With the default options a step keeps 12 D + 2 R numbers for each of its B·K rows, and once in a forward the keys
+(B, N, 2R) are kept; with the default dropout 17 D + 2 R, and no keys, which are then made anew in every step. No tensor
+of B·K·N is among them. In the inputs' dtype; on the CPU, which computes 16 bits in float32, in that.
 """
 
 from __future__ import annotations

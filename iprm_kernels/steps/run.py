@@ -49,7 +49,7 @@ class Run:
                 self.kept[name].append(tensor)
 
     def inputs(self, name: str, otherwise: str) -> Tensor:
-        """The rows that went into a map: kept under its name where they were dropped, else what else is kept of them."""
+        """The rows that went into a map: kept under its name where they were dropped, otherwise under another."""
         return self.kept[name if name in self.kept else otherwise]
 
     # Products of rows with a weight: (B, K, inputs) -> (B, K, outputs) and back.
@@ -158,7 +158,7 @@ class Run:
         self.rows.setdefault(name, [None] * self.o.steps)[t] = dy
 
     def products(self, rows: str, *inputs: Tensor) -> tuple[list[Tensor], Tensor]:
-        """The rows put down under a name, of all steps at once, times each of the inputs (T, B, K, ·); and their sum."""
+        """The rows put down under a name, of all steps, times each of the inputs (T, B, K, ·); and their sum."""
         dy = torch.stack(self.rows[rows]).flatten(0, 2)
         return [dy.mT @ x.flatten(0, 2) for x in inputs], dy.sum(0)
 

@@ -18,10 +18,10 @@ class Map(NamedTuple):
 class Weights(NamedTuple):
     """The linear maps and layer norms of all stages. What is None is switched off: the weights say which form runs.
 
-    Widths are inputs -> outputs. `F2` has one map, or one for each step. With G1 and G2 the query takes the prior results
-    too, joined by `J_formation` where that is given. With `Wk` execution is full, without it simple; then `We2`, `Wz2`
-    make two-layer maps of We, Wz, and `J_execution` joins the two. Without `Uo` and `Ur` nothing is updated, without
-    `Qo` nothing composed.
+    Widths are inputs -> outputs. `F2` has one map, or one for each step. With G1 and G2 the query takes the prior
+    results too, joined by `J_formation` where that is given. With `Wk` execution is full, without it simple; then
+    `We2`, `Wz2` make two-layer maps of We, Wz, and `J_execution` joins the two. Without `Uo` and `Ur` nothing is
+    updated, without `Qo` nothing composed.
     """
 
     F1: Map  # D -> D
@@ -80,7 +80,7 @@ class Weights(NamedTuple):
 
 
 def flattened(weights: Weights) -> tuple[list[Tensor], str]:
-    """Weight and bias of each map in turn, and the names of the maps, joined by commas; `F2` may stand several times."""
+    """Weight and bias of each map in turn, and the maps' names, joined by commas; `F2` may stand several times."""
     maps = [(name, m) for name, m in zip(weights._fields, weights, strict=True) if m is not None and name != "F2"]
     maps += [("F2", m) for m in weights.F2]
     return [t for _, m in maps for t in m], ",".join(name for name, _ in maps)

@@ -17,7 +17,6 @@ import torch
 
 from iprm_kernels.backends import devices
 from iprm_kernels.backends.calls import ANY, Call
-from iprm_kernels.backends.eager import linear, linear_back, pack, working_dtype
 from iprm_kernels.steps import walk
 
 LEAST_VERSION = (3, 3)
