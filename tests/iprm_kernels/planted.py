@@ -17,7 +17,7 @@ import torch
 
 import iprm_kernels
 from iprm_kernels.activations import ACTIVATIONS
-from iprm_kernels.backends import BACKENDS
+from iprm_kernels.backends import BACKENDS, eager
 from iprm_kernels.testing import map_tensors
 
 RATE, WRONG_RATE = 0.15, 0.14
@@ -103,6 +103,7 @@ class Mistake:
             return run(*args)
 
         monkeypatch.setattr(module, self.op, wrong)
+        monkeypatch.setattr(module, "pack", eager.pack)  # weights packed before would hide what is wrong of them
 
 
 def every_mistake() -> list[Mistake]:
