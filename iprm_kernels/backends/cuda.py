@@ -16,7 +16,7 @@ from types import ModuleType
 
 import torch
 
-from iprm_kernels.backends import at_once, compiled, devices
+from iprm_kernels.backends import at_once, compiled, devices, eager
 from iprm_kernels.backends.calls import ANY, Call
 from iprm_kernels.checks import name_of
 from iprm_kernels.steps import walk
@@ -132,6 +132,12 @@ execution_simple = _op("execution_simple")
 execution_simple_backward = _op("execution_simple_backward")
 composition = _op("composition")
 composition_backward = _op("composition_backward")
+
+# What the recurrence is made of besides: dense products are the library's, as in the definition.
+linear = eager.linear
+linear_back = eager.linear_back
+pack = eager.pack
+working_dtype = eager.working_dtype
 
 
 def not_at_once(weights: Weights, options: Options, O: torch.Tensor, language: torch.Tensor) -> str | None:

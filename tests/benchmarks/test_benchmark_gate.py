@@ -48,7 +48,7 @@ def test_compiled_variants_draw_the_same_masks(small, inductor):
 
 def test_algebra_runs_no_registered_core(small):
     """It is a baseline of its own: what autograd and torch.compile can do without the fused cores."""
-    with mock.patch.object(torch.ops.iprm, "execution", side_effect=AssertionError("called")):
+    with mock.patch.object(torch.ops.iprm, "recurrence", side_effect=AssertionError("called")):
         Workload("algebra", small, "training")()
         with pytest.raises(AssertionError):
             Workload("fast[eager]", small, "training")()

@@ -53,7 +53,7 @@ assert not faults, faults
 """
 OPTIONAL = ["triton", "matplotlib", "pytest_benchmark", "rich"]
 """What need not be installed; without it, a module that needs it cannot be imported."""
-FUNCTIONS = [f"iprm_kernels.{name}" for name in ("composition", "dropout", "execution", "formation", "steps")]
+FUNCTIONS = [f"iprm_kernels.{name}" for name in ("composition", "dropout", "execution", "formation", "recurrence")]
 """Rooms whose public function has their name, and stands for them in the package."""
 
 

@@ -15,7 +15,7 @@ import sys
 
 import torch
 
-from iprm_kernels.backends import devices
+from iprm_kernels.backends import devices, eager
 from iprm_kernels.backends.calls import ANY, Call
 from iprm_kernels.steps import walk
 
@@ -129,6 +129,12 @@ execution_simple = _op("execution_simple")
 execution_simple_backward = _op("execution_simple_backward")
 composition = _op("composition")
 composition_backward = _op("composition_backward")
+
+# What the recurrence is made of besides: dense products are the library's, as in the definition.
+linear = eager.linear
+linear_back = eager.linear_back
+pack = eager.pack
+working_dtype = eager.working_dtype
 
 
 def recurrence(*args):
