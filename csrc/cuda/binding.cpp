@@ -265,31 +265,32 @@ void add_product(const Tensor& total, const Tensor& left, const Tensor& right) {
     }
 }
 
-// The gradients of the inputs; those of the weights add up in float32 over parts of the batch.
+// The gradients of the inputs, in float32 where they add up over parts of the batch. What the kernels sum over a tile
+// alone, `sums` (of w and of c2's bias) and `parts` (of g and of l), is summed up once when all parts are through.
 struct Gradients {
-    Gradients(const Inputs& inputs, bool computed)
+    Gradients(const Inputs& inputs, int64_t pair_tiles, int64_t token_tiles, bool computed)
         : v(allocate_like(inputs.v, computed)),
           u(allocate_like(inputs.u, computed)),
-          g(allocate_like(inputs.g, computed)),
-          l(allocate_like(inputs.l, computed)),
           c1a(at::zeros(inputs.c1a.sizes(), floats(inputs.v))),
           c2(at::zeros(inputs.c2.sizes(), floats(inputs.v))),
-          rows(at::zeros({2, inputs.v.size(2)}, floats(inputs.v))) {}
+          sums(allocate({2, pair_tiles, inputs.v.size(2)}, floats(inputs.v), computed)),
+          parts(allocate({2, inputs.g.size(0), token_tiles, inputs.g.size(1), inputs.g.size(2)}, floats(inputs.v),
+                         computed)) {}
 
-    Tensor v, u, g, l, c1a, c2, rows;  // rows: of w and of c2's bias
+    Tensor v, u, c1a, c2, sums, parts;
 };
 
-// Those of the samples from `first`, `inputs` and `ds` being theirs alone, by way of the six buffers.
+// Those of the samples from `first`, `inputs` and `ds` being theirs alone, by way of the six buffers; their tiles are
+// those from `tile`.
 void pair_gradients(const Call& call, const Inputs& inputs, Activation activation, const Drop& product,
-                    const Tensor& ds, int64_t first, const Tensor& buffers, const Gradients& gradients,
-                    const Needs& needs) {
+                    const Tensor& ds, int64_t first, int64_t tile, int64_t tiles, const Tensor& buffers,
+                    const Gradients& gradients, const Needs& needs) {
     const Pairs pairs = inputs.pairs(activation, product);
     const int64_t samples = pairs.B, count = pairs.B * pairs.K * pairs.N;
     std::vector<Tensor> rows;
     for (int64_t i = 0; i < 6; ++i) rows.push_back(buffers[i].narrow(0, 0, count));
     const Tensor &scaled = rows[0], &hidden = rows[1], &d_pre = rows[2], &d_h = rows[3];
-    const Tensor sums = allocate({2, pair_tiles(call.launch, pairs.R, count), pairs.R}, floats(inputs.v));
-    const Tensor parts = allocate({2, samples, token_tiles(pairs.N), pairs.K, pairs.R}, floats(inputs.v));
+    const Tensor sums = gradients.sums.narrow(1, tile, tiles), parts = gradients.parts.narrow(1, first, samples);
     const PairGradients out_of{out(scaled),  out(hidden),  out(d_pre),          out(d_h),
                                out(rows[4]), out(rows[5]), floats_out(sums[0]), floats_out(sums[1])};
     call.check(gradients_of_pairs(call.launch, pairs, floats_in(ds), first * pairs.K * pairs.N, out_of));
@@ -297,10 +298,6 @@ void pair_gradients(const Call& call, const Inputs& inputs, Activation activatio
                       out(gradients.u.narrow(0, first, samples)), floats_out(parts[0]), floats_out(parts[1])));
     if (needs[4]) add_product(gradients.c1a, d_pre, scaled);
     if (needs[5]) add_product(gradients.c2, d_h, hidden);
-    gradients.rows.add_(sums.sum(1));
-    const Tensor totals = parts.sum(2);
-    gradients.g.narrow(0, first, samples).copy_(totals[0]);
-    gradients.l.narrow(0, first, samples).copy_(totals[1]);
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> execution_backward(
@@ -320,26 +317,32 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
     const Inputs inputs(v, u, g, l, c1a, c2, c2_bias, w);
     const int64_t samples = v.size(0), pairs = g.size(1) * v.size(1), width = v.size(2);
     const bool computed = samples * pairs * width > 0;
-    const Gradients gradients(inputs, computed);
+    // So many samples at once as the buffers hold.
+    const int64_t bytes = std::max<int64_t>(1, 6 * pairs * width * static_cast<int64_t>(v.element_size()));
+    const int64_t most = std::min(samples, std::max<int64_t>(1, buffer_bytes / bytes));
+    const auto tiles_of = [&](int64_t count) { return pair_tiles(call.launch, width, count * pairs); };
+    const int64_t tiles = computed ? samples / most * tiles_of(most) + tiles_of(samples % most) : 0;
+    const Gradients gradients(inputs, tiles, token_tiles(v.size(1)), computed);
     if (computed) {
-        const int64_t bytes = 6 * pairs * width * static_cast<int64_t>(v.element_size());
-        const int64_t most = std::min(samples, std::max<int64_t>(1, buffer_bytes / bytes));
         const Tensor buffers = allocate({6, most * pairs, width}, v.options());
+        int64_t tile = 0;
         for (int64_t first = 0; first < samples; first += most) {
             const int64_t count = std::min(most, samples - first);
             pair_gradients(call, inputs.samples(first, count), function, product, ds.narrow(0, first, count), first,
-                           buffers, gradients, needs);
+                           tile, tiles_of(count), buffers, gradients, needs);
+            tile += tiles_of(count);
         }
     }
     const auto rounded = [&](const Tensor& sum) { return sum.to(v.scalar_type(), false, /*copy=*/true); };
+    const Tensor rows = gradients.sums.sum(1), of_operations = gradients.parts.sum(2);
     return {gradients.v,
             gradients.u,
-            gradients.g,
-            gradients.l,
+            rounded(of_operations[0]),
+            rounded(of_operations[1]),
             needs[4] ? rounded(gradients.c1a) : unneeded(v),
             needs[5] ? rounded(gradients.c2) : unneeded(v),
-            rounded(gradients.rows[1]),
-            rounded(gradients.rows[0]),
+            rounded(rows[1]),
+            rounded(rows[0]),
             d_tokens};
 }
 

@@ -76,9 +76,10 @@ class Composition:
         d_now, *d_past = map(Columns._make, zip(*d_lists, strict=True))
         do, de = self.columns_back("now", t, d_now, self.query_back(t, d_query, d_gate, do), de)
         for s, d in zip(self.steps_of_window(t), d_past, strict=True):
-            sums = self.d_past.setdefault(s, d)
-            if sums is not d:
-                self.d_past[s] = Columns(*(x.add_(y) for x, y in zip(sums, d, strict=True)))
+            if s in self.d_past:
+                torch._foreach_add_(list(self.d_past[s]), list(d))
+            else:
+                self.d_past[s] = d
         dz, dr, dO, dE = self.update_back(t, do, de)
         if run.o.window > 0:  # the memory before this step was in no earlier window
             dO, dE = self.columns_back("past", t, self.d_past.pop(t), dO, dE)

@@ -41,6 +41,7 @@ class Run:
         self.kept: dict = defaultdict(list) if kept is None else kept
         self.rows: dict[str, list] = {}
         self.sums: dict[str, Tensor] = {}
+        self.parts: list[tuple[Tensor, Tensor]] = []
 
     def keep(self, **tensors: Tensor) -> None:
         """Keep tensors of this step for the backward."""
@@ -172,8 +173,17 @@ class Run:
         return self.sums[name], self.sums[name + ".bias"]
 
     def add(self, name: str, grad: Tensor) -> None:
-        """Add a step's part of a gradient that is no product over rows."""
-        self.sums[name] = self.sums[name].add_(grad) if name in self.sums else grad
+        """Add a step's part of a gradient that is no product over rows; `add_up` does so, for a step at once."""
+        if name in self.sums:
+            self.parts.append((self.sums[name], grad))
+        else:
+            self.sums[name] = grad
+
+    def add_up(self) -> None:
+        """Add what `add` was given: one launch for all, where a device has launches."""
+        if self.parts:
+            torch._foreach_add_(*map(list, zip(*self.parts, strict=True)))
+            self.parts = []
 
     def add_product(self, name: str, dy: Tensor, x: Tensor) -> None:
         """Add dyᵀ x, for (B, N, ·) both."""

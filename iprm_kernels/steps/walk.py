@@ -70,6 +70,7 @@ def backward(
         dz, dr, dO, dE = composition.backward(t, a, da, dO, dE)
         dz, dE = execution.backward(t, a_visual[t], at(d_visual, t), dr, dz, dE)
         dO, dE = formation.backward(t, a_language[t], at(d_language, t), dz, dO, dE)
+        run.add_up()
     execution.finish()
     gradients = formation.gradients() | execution.gradients() | composition.gradients()
     empty = dO.new_empty(0)
