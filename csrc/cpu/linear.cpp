@@ -31,25 +31,36 @@ struct Linear {
         this->c = contiguous(c);
     }
 
-    // The kernels of few rows.
+    // The kernels that read the weight where it lies.
     template <typename T>
-    Tensor by_columns() const {
-        constexpr int64_t chunk = 64;
+    Tensor where_it_lies() const {
+        constexpr int64_t row_chunk = 48, column_chunk = 64;
         Tensor out = at::empty(shape, x.options());
         const int64_t c_stride = c && c->dim() > 1 ? columns : 0;
-        const LinearArgs<T> args{rows,
-                                 depth,
-                                 columns,
-                                 weight.stride(0),
-                                 data<T>(x),
-                                 data<T>(weight),
-                                 data<T>(c),
-                                 c_stride,
-                                 out.mutable_data_ptr<T>()};
+        const LinearArgs<T> all{rows,
+                                depth,
+                                columns,
+                                weight.stride(0),
+                                data<T>(x),
+                                data<T>(weight),
+                                data<T>(c),
+                                c_stride,
+                                out.mutable_data_ptr<T>()};
         const auto kernel = back ? kernels<T>().linear_back : kernels<T>().linear;
+        const int64_t high = (rows + row_chunk - 1) / row_chunk, wide = (columns + column_chunk - 1) / column_chunk;
         constexpr int64_t reading = 4;  // a number of the weight costs as much to read as these many rows to multiply
-        parallel((columns + chunk - 1) / chunk, (rows + reading) * depth * chunk,
-                 [&](int64_t first, int64_t last) { kernel(args, first * chunk, std::min(last * chunk, columns)); });
+        const int64_t work = (std::min(rows, row_chunk) + reading) * depth * column_chunk;
+        parallel(high * wide, work, [&](int64_t first, int64_t last) {
+            for (int64_t task = first; task < last; ++task) {
+                const int64_t row = task / wide * row_chunk, column = task % wide * column_chunk;
+                LinearArgs<T> part = all;
+                part.rows = std::min(row_chunk, rows - row);
+                part.x += row * depth;
+                part.out += row * columns;
+                if (part.c != nullptr) part.c += row * c_stride;
+                kernel(part, column, std::min(column + column_chunk, columns));
+            }
+        });
         return out;
     }
 
@@ -65,7 +76,9 @@ struct Linear {
     Tensor run() const {
         return with_accumulator(x.scalar_type(), [&](auto zero) {
             using T = decltype(zero);
-            return rows < kernels<T>().many_rows ? by_columns<T>() : by_library();
+            // Packing pays where rows are many, but not of a weight that lies right and stays in the nearest caches.
+            const bool small = back && depth * columns <= 1 << 15;
+            return rows < kernels<T>().many_rows || small ? where_it_lies<T>() : by_library();
         });
     }
 

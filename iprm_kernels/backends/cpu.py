@@ -101,16 +101,20 @@ def working_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def recurrence(O: Tensor, *args):
+    if O.dtype == accumulator(O.dtype):
+        return walk.forward(sys.modules[__name__], O, *args)
     memory_O, memory_E, *rest = walk.forward(sys.modules[__name__], *widened([O, *args]))
     return memory_O.to(O.dtype), memory_E.to(O.dtype), *rest
 
 
 def recurrence_backward(grad_O: Tensor, *args):
+    if grad_O.dtype == accumulator(grad_O.dtype):
+        return walk.backward(sys.modules[__name__], grad_O, *args)
     *first, of_weights = walk.backward(sys.modules[__name__], *widened([grad_O, *args]))
     return *(d.to(grad_O.dtype) for d in first), [d.to(grad_O.dtype) for d in of_weights]
 
 
-def widened(args: list) -> list:
+def widened(args):
     """The floating tensors among the arguments, and in lists of them, in the accumulator's dtype."""
     if isinstance(args, list):
         return [widened(arg) for arg in args]

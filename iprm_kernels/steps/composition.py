@@ -251,9 +251,13 @@ class Composition:
 
     def projected_gradient(self, name: str, now: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
         """Of a map that the columns were projected by, from all states that were: (T, B, K, D) of each kind."""
-        x = now if self.run.o.window == 0 else torch.stack([past, now], 1)
-        dy = torch.stack([d for d in self.d_projected[name] if d is not None]).flatten(0, 2)
-        return dy.mT @ x.reshape(dy.shape), dy.sum(0)
+        rows = self.d_projected[name]
+        dy = torch.stack(rows[1::2] if self.run.o.window > 0 else rows[: self.run.o.steps]).flatten(0, 2)
+        grad, bias = dy.mT @ now.flatten(0, 2), dy.sum(0)
+        if self.run.o.window > 0:
+            dy = torch.stack(rows[::2]).flatten(0, 2)
+            grad, bias = torch.addmm(grad, dy.mT, past.flatten(0, 2)), bias + dy.sum(0)
+        return grad, bias
 
     def folded_gradient(self) -> tuple[Tensor, Tensor]:
         """Of Ko in Koᵀ (c ⊙ q); its bias drops out of the softmax."""
