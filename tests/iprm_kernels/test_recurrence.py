@@ -1,0 +1,188 @@
+"""The op of all steps: its hand-written backward against autograd, what it keeps, what it skips, what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+import iprm_kernels
+from iprm import IPRMConfig, fast
+from iprm.config import RATES
+from iprm_kernels import Activations, Map, Rates, recurrence
+from iprm_kernels.backends import BACKENDS, eager
+from iprm_kernels.steps import kept
+from iprm_kernels.steps.weights import Epsilons, Options, flattened, unflattened
+
+SEED = torch.tensor([0x1234_5678_9ABC])
+SIZES = {"dim": 12, "num_ops": 3, "num_steps": 3}
+ALL_RATES = {name: 0.1 + 0.02 * i for i, name in enumerate(RATES)}
+NORMS = dict.fromkeys(("formation_norm", "execution_norm", "update_norm", "composition_norm"), True)
+OPTIONS = {
+    "defaults": {},
+    "no window": {"window": 0},
+    "long window": {"window": 5, "num_steps": 4},
+    "one operation, one step": {"num_ops": 1, "num_steps": 1, "mask_self": False},
+    "keys": {"key_projection": True},
+    "per step": {"per_step_query": True, "reduction": 3},
+    "results": {"query_from_results": "sum", "result_query_activation": "gelu"},
+    "results joined": {"query_from_results": "concat", "formation_activation": "gelu"},
+    "no update": {"update": False},
+    "no composition": {"composition": False},
+    "neither": {"update": False, "composition": False},
+    "activations": {"formation_activation": "relu", "op_activation": "tanh", "result_activation": "gelu"},
+    "norms": NORMS | {"key_projection": True},
+    "simple": {"execution": "simple", "execution_activation": "gelu"},
+    "simple, two layers": {"execution": "simple", "operation_mlp": True, "result_mlp": True} | NORMS,
+    "simple, one of two layers": {"execution": "simple", "result_mlp": True, "execution_query": "concat"},
+}
+
+
+def config_of(name: str, dropped: bool) -> IPRMConfig:
+    config = IPRMConfig(**SIZES | OPTIONS[name])
+    return dataclasses.replace(config, **ALL_RATES) if dropped else config.without_dropout()
+
+
+def call_of(config: IPRMConfig, dtype=torch.float64, B=2, L=4, N=5, masked=True):
+    """Positional and keyword arguments of `recurrence` for such a module, all tensors with gradients."""
+    torch.manual_seed(3)
+    model = fast.IPRM(config).to(dtype)
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.5)
+    K, D = config.num_ops, config.dim
+    tensors = [torch.randn(*shape, dtype=dtype) for shape in ((B, K, D), (B, K, D), (B, L, D), (B, N, D))]
+    masks = [torch.rand(B, n) > 0.3 for n in (L, N)] if masked else [None, None]
+    φ = ("formation", "result_query", "execution", "op", "result")
+    options = {
+        "steps": config.num_steps,
+        "window": config.window,
+        "mask_self": config.mask_self,
+        "activations": Activations(*(getattr(config, f"{name}_activation") for name in φ)),
+        "rates": Rates(*(getattr(config, name) for name in RATES)),
+        "language_mask": masks[0],
+        "visual_mask": masks[1],
+        "seed": SEED if config.drops else None,
+    }
+    return [*(t.requires_grad_() for t in tensors), model._weights()], options
+
+
+def outputs_of(args, options, backend):
+    O, E, attentions = recurrence(*args, **options, backend=backend)
+    return [O, E, *attentions]
+
+
+def leaves_of(args):
+    *tensors, weights = args
+    return [*tensors, *flattened(weights)[0]]
+
+
+def by_autograd(args, options):
+    """The definition's forward, with autograd through each of its operations."""
+    *tensors, weights = args
+    O, E, language, visual = tensors
+    flat, maps = flattened(weights)
+    o = options | {"activations": ",".join(options["activations"])}
+    return eager.recurrence(
+        O, E, language, o["language_mask"], visual, o["visual_mask"], flat, maps, o["seed"], o["steps"], o["window"],
+        o["mask_self"], o["activations"], o["rates"], Epsilons(), False,
+    )[:5]  # fmt: skip
+
+
+@pytest.fixture(params=["eager", "cpu"])
+def backend(request):
+    if reason := BACKENDS[request.param].unsupported(torch.device("cpu"), torch.float64):
+        pytest.skip(f"{request.param}: {reason}")
+    return request.param
+
+
+@pytest.mark.numerical
+@pytest.mark.parametrize("dropped", [False, True])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_backward_equals_autograd(name, dropped, backend):
+    """Of the memory and of every attention, for every input and weight."""
+    args, options = call_of(config_of(name, dropped))
+    found, want = outputs_of(args, options, backend), by_autograd(args, options)
+    torch.testing.assert_close(found, list(want), rtol=1e-10, atol=1e-10)
+    weighting = [torch.randn_like(t) for t in want]
+    leaves = leaves_of(args)
+    grads = []
+    for outputs in (found, want):
+        pairs = [(y, dy) for y, dy in zip(outputs, weighting, strict=True) if y.requires_grad]
+        grads.append(torch.autograd.grad([y for y, _ in pairs], leaves, [dy for _, dy in pairs], allow_unused=True))
+    for x, got, exact in zip(leaves, *grads, strict=True):
+        exact = torch.zeros_like(x) if exact is None else exact
+        torch.testing.assert_close(got, exact, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_keeps_what_is_written_down(name, dropped):
+    """By name, number and size; and nothing of (B, K, N, ·)."""
+    config = config_of(name, dropped)
+    (O, E, language, visual, weights), options = call_of(config)
+    flat, maps = flattened(weights)
+    o = Options(
+        options["steps"], options["window"], options["mask_self"], options["activations"], options["rates"], Epsilons()
+    )
+    *_, tensors = torch.ops.iprm.recurrence(
+        O, E, language, None, visual, None, flat, maps, SEED, *o[:3], ",".join(o.activations), list(o.rates),
+        list(o.epsilons), True, "eager",
+    )  # fmt: skip
+    B, K, _ = O.shape
+    assert [t.shape for t in tensors] == kept.shapes(unflattened(flat, maps), o, B, K, visual.shape[1])
+    assert all(t.data_ptr() != u.data_ptr() for i, t in enumerate(tensors) for u in tensors[:i])
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+@pytest.mark.parametrize("name", ["defaults", "simple, one of two layers", "norms"])
+def test_opcheck(name, dropped, backend):
+    (O, E, language, visual, weights), options = call_of(config_of(name, dropped))
+    flat, maps = flattened(weights)
+    for keep in (True, False):
+        args = (O, E, language, options["language_mask"], visual, options["visual_mask"], flat, maps, options["seed"])
+        if not keep:
+            args = torch.utils._pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, args)
+        values = (options["steps"], options["window"], True, ",".join(options["activations"]), list(options["rates"]))
+        torch.library.opcheck(torch.ops.iprm.recurrence, (*args, *values, [1e-5] * 6, keep, backend))
+
+
+@pytest.mark.parametrize("execution", ["full", "simple"])
+def test_frozen_weights_get_no_gradient_and_no_product(execution, backend, monkeypatch):
+    """Each alone in turn is trained; the others' rows are not multiplied."""
+    config = config_of("defaults" if execution == "full" else "simple", True)
+    args, options = call_of(config)
+    outputs_of(args, options, backend)[1].sum().backward()
+    want = [t.grad for t in leaves_of(args)]
+    for i, leaf in enumerate(leaves_of(args)):
+        for other in leaves_of(args):
+            other.requires_grad_(other is leaf).grad = None
+        outputs_of(args, options, backend)[1].sum().backward()
+        for j, other in enumerate(leaves_of(args)):
+            assert (other.grad is None) == (i != j)
+        torch.testing.assert_close(leaf.grad, want[i], rtol=1e-9, atol=1e-10)
+
+
+def test_checks_its_arguments():
+    (O, E, language, visual, weights), options = call_of(config_of("defaults", False))
+
+    def refused(match, *args, **changes):
+        with pytest.raises(ValueError, match=match):
+            recurrence(*(args or (O, E, language, visual, weights)), **options | changes)
+
+    def changed(**maps):
+        return O, E, language, visual, weights._replace(**maps)
+
+    refused(r"E: expected \(2, 3, 12\) float64 on cpu, got \(2, 2, 12\)", O, E[:, :2], language, visual, weights)
+    refused("visual: expected at least one token", O, E, language, visual[:, :0], weights)
+    refused(r"language_mask: expected \(2, 4\) bool", language_mask=torch.ones(2, 5, dtype=torch.bool))
+    wrong = Map(weights.C1.weight[:, 1:], weights.C1.bias)
+    refused(r"weights\.C1\.weight: expected \(6, 12\) float64", *changed(C1=wrong))
+    refused(r"weights\.So\.bias: expected \(12,\) float64", *changed(So=weights.So._replace(bias=weights.C2.bias)))
+    refused("weights.F2: expected one map, or one for each of 3 steps, got 2", *changed(F2=weights.F2 * 2))
+    refused("rates.visual: expected a rate in", rates=Rates(visual=1.0))
+    refused(r"seed: expected \(1,\) int64 on cpu because rates.product", rates=Rates(product=0.1))
+    refused("activations.op: expected one of", activations=Activations(op="softplus"))
+    refused("steps: expected an integer", steps=-1)
+    refused("backend: expected one of", backend="gpu")
+    assert iprm_kernels.recurrence is recurrence
