@@ -66,6 +66,8 @@ class TileMatrix<float> {
   public:
     static constexpr int64_t kRowUnit = kUnit;
 
+    static constexpr int64_t rows_for(int64_t count) { return round_up(count, kUnit); }
+
     TileMatrix(int64_t rows, int64_t columns)
         : blocks_(round_up(columns, kDepth) / kDepth), data_(round_up(rows, kUnit) * blocks_ * kDepth * kSlices) {}
 
@@ -330,14 +332,15 @@ IPRM_NOINLINE inline void pack_right(int64_t rows, int64_t columns, const TileMa
                    });
 }
 
-IPRM_NOINLINE inline void add_transposed_product(int64_t depth, const TileMatrix<float>& x, const TileMatrix<float>& y,
-                                                 int64_t rank, int64_t width, TransposedScratch<float>& scratch,
-                                                 float* out) {
+IPRM_NOINLINE inline void transposed_product(int64_t depth, const TileMatrix<float>& x, const TileMatrix<float>& y,
+                                             int64_t rank, int64_t width, TransposedScratch<float>& scratch, float* out,
+                                             bool accumulate) {
     transpose_left(depth, width, x, scratch.left);
     pack_right(depth, width, y, scratch.right.get());
     panel_product(round_up(rank, kUnit), depth, scratch.left, scratch.right.get(), width,
-                  [&](int64_t r, int64_t c, auto& acc)
-                      IPRM_LAMBDA { add_block<kHeight<decltype(acc)>>(acc, out + r * width + c, width); });
+                  [&](int64_t r, int64_t c, auto& acc) IPRM_LAMBDA {
+                      store_block<kHeight<decltype(acc)>>(acc, out + r * width + c, width, accumulate);
+                  });
 }
 
 }  // namespace

@@ -4,10 +4,11 @@
 namespace iprm::cpu {
 
 Tensor sum_first(const Tensor& parts) {
+    if (parts.size(0) == 1) return parts.select(0, 0);
     Tensor out = allocate(parts.sizes().slice(1), parts);
     with_accumulator(parts.scalar_type(), [&](auto zero) {
         using T = decltype(zero);
-        const SumArgs<T> args{data<T>(parts), parts.size(0), out.numel(), out.mutable_data_ptr<T>()};
+        const SumArgs<T> args{data<T>(parts), parts.size(0), parts.stride(0), out.mutable_data_ptr<T>()};
         parallel(out.numel(), args.count, [&](int64_t first, int64_t last) { kernels<T>().sum(args, first, last); });
     });
     return out;

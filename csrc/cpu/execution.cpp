@@ -28,6 +28,14 @@ std::array<int64_t, 2> packed_shape(int64_t rank) {
     return {divide_up(rank, kernels<T>().panel), kernels<T>().panel_size(rank)};
 }
 
+// How many groups the operations of a tile are cut into, where there are few tiles to share between threads. Each sums
+// the weights' gradients over pairs enough for adding up the groups not to count.
+int64_t group_count(int64_t tiles, int64_t height, int64_t operations) {
+    constexpr int64_t wanted = 8, pairs = 48;
+    const int64_t most = std::min(operations, operations * height / pairs);
+    return std::clamp<int64_t>(wanted / std::max<int64_t>(1, tiles), 1, std::max<int64_t>(1, most));
+}
+
 // Panels of a square matrix (or of its transpose) for the micro-kernel.
 template <typename T>
 Tensor packed_form(const Tensor& matrix, bool transpose) {
@@ -112,7 +120,7 @@ struct ExecutionInputs {
         : rank(v.size(2)),
           width(round_up(rank, kernels<T>().panel)),
           tiles(tiling(v.size(1), kernels<T>().row_unit)),
-          tasks(v.size(0) * tiles.tiles),
+          tile_count(v.size(0) * tiles.tiles),
           v(padded_operand(v, width)),
           u(padded_operand(u, width)),
           g(padded_operand(g, width)),
@@ -141,7 +149,7 @@ struct ExecutionInputs {
 
     int64_t rank, width;
     Tiling tiles;
-    int64_t tasks;
+    int64_t tile_count;
     Tensor v, u, g, l, c2_bias, w;
     PackedWeights weights;
 };
@@ -149,12 +157,14 @@ struct ExecutionInputs {
 template <typename T>
 auto run_execution_backward(const ExecutionInputs<T>& in, at::ScalarType dtype, const Tensor& grad_logits,
                             const DropoutMask& product, Activation activation, const Needs& needs) {
-    const int64_t operations = in.g.size(1), slots = slot_count(in.tasks);
+    const int64_t operations = in.g.size(1), samples = in.v.size(0), tokens = in.v.size(1);
+    const int64_t groups = group_count(in.tile_count, std::min(in.tiles.height, tokens), operations);
+    const int64_t tasks = in.tile_count * groups, slots = slot_count(tasks);
     const int64_t rows = round_up(in.rank, kernels<T>().row_unit);
-    Tensor grad_v = allocate(in.v.sizes(), in.v), grad_u = allocate(in.v.sizes(), in.v);
-    Tensor grad_g = allocate({in.tasks, operations, in.width}, in.v);
-    Tensor grad_l = allocate({in.tasks, operations, in.width}, in.v);
-    Tensor grad_c2_bias = allocate({in.tasks, in.width}, in.v), grad_w = allocate({in.tasks, in.width}, in.v);
+    Tensor grad_v = allocate({groups, samples, tokens, in.width}, in.v), grad_u = allocate(grad_v.sizes(), in.v);
+    Tensor grad_g = allocate({in.tile_count, operations, in.width}, in.v);
+    Tensor grad_l = allocate({in.tile_count, operations, in.width}, in.v);
+    Tensor grad_c2_bias = allocate({tasks, in.width}, in.v), grad_w = allocate({tasks, in.width}, in.v);
     const auto slots_of = [&](bool need) { return need ? allocate({slots, rows, in.width}, in.v) : unneeded(in.v); };
     const auto sums = [](Tensor& parts, bool need) { return need ? parts.mutable_data_ptr<T>() : nullptr; };
     Tensor grad_c1a = slots_of(needs[4]), grad_c2 = slots_of(needs[5]);
@@ -170,18 +180,22 @@ auto run_execution_backward(const ExecutionInputs<T>& in, at::ScalarType dtype, 
                                         grad_w.mutable_data_ptr<T>(),
                                         sums(grad_c1a, needs[4]),
                                         sums(grad_c2, needs[5]),
-                                        in.tasks,
+                                        groups,
+                                        tasks,
                                         slots,
-                                        rows * in.width};
-    const int64_t work = in.tiles.height * operations * in.rank * in.width;
+                                        rows * in.width,
+                                        samples * tokens * in.width};
+    const int64_t work =
+        tasks / std::max<int64_t>(1, slots) * in.tiles.height * operations / groups * in.rank * in.width;
     parallel(slots, work, [&](int64_t first, int64_t last) { kernels<T>().execution_backward(args, first, last); });
     const auto finish = [&](const Tensor& gradient) { return result(gradient, in.rank, dtype); };
     const auto matrix = [&](const Tensor& parts, bool need) {
-        return need ? finish(sum_first(parts).narrow(0, 0, in.rank)) : parts.to(dtype);
+        return need ? finish(sum_first(parts.narrow(1, 0, in.rank))) : parts.to(dtype);
     };
-    return std::make_tuple(finish(grad_v), finish(grad_u), finish(sum_tiles<T>(grad_g, in.tiles.tiles)),
-                           finish(sum_tiles<T>(grad_l, in.tiles.tiles)), matrix(grad_c1a, needs[4]),
-                           matrix(grad_c2, needs[5]), finish(sum_first(grad_c2_bias)), finish(sum_first(grad_w)));
+    return std::make_tuple(finish(sum_first(grad_v)), finish(sum_first(grad_u)),
+                           finish(sum_tiles<T>(grad_g, in.tiles.tiles)), finish(sum_tiles<T>(grad_l, in.tiles.tiles)),
+                           matrix(grad_c1a, needs[4]), matrix(grad_c2, needs[5]), finish(sum_first(grad_c2_bias)),
+                           finish(sum_first(grad_w)));
 }
 
 template <typename T>
@@ -221,7 +235,7 @@ std::tuple<Tensor, Tensor> execution(const Tensor& v, const Tensor& u, const Ten
         using T = decltype(zero);
         const ExecutionInputs<T> in(v, u, g, l, c1a, c2, c2_bias, w, false, packed);
         const ExecutionArgs<T> args = in.args(product, act, attention.mutable_data_ptr<T>());
-        parallel(in.tasks * operations, in.tiles.height * in.rank * in.width,
+        parallel(in.tile_count * operations, in.tiles.height * in.rank * in.width,
                  [&](int64_t first, int64_t last) { kernels<T>().execution(args, first, last); });
         return attend<T>(tokens, mask, attention, dropout);
     });

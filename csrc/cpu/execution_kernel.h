@@ -20,7 +20,7 @@ struct Tile {
         : sample(task / sizes.tiling.tiles),
           start(task % sizes.tiling.tiles * sizes.tiling.height),
           count(smaller(sizes.tiling.height, sizes.tiling.tokens - start)),
-          rows(round_up(count, TileMatrix<T>::kRowUnit)) {}
+          rows(TileMatrix<T>::rows_for(count)) {}
 
     int64_t sample, start, count, rows;
 
@@ -146,10 +146,11 @@ void execution_range(const ExecutionArgs<T>& args, int64_t first, int64_t last) 
 // Where the gradients of one (task, operation) go.
 template <typename T>
 struct TileGradients {
-    T *v, *u;        // rows of the tile
-    T *g, *l;        // this task's and operation's
-    T *c2_bias, *w;  // this task's
-    T *c1a, *c2;     // the slot's; each may be null
+    T *v, *u;         // rows of the tile
+    T *g, *l;         // this task's and operation's
+    T *c2_bias, *w;   // this task's
+    T *c1a, *c2;      // the slot's; each may be null
+    bool accumulate;  // to the slot's, which are not the first
 };
 
 // P = gradient of H C2^T + c2, and the gradients of l, c2 and w.
@@ -245,11 +246,11 @@ void tile_backward(const ExecutionBackwardArgs<T>& args, const Tile& tile, int64
     const T* multipliers = tile_multipliers(f, tile, k, s.multipliers.get());
     pre_gate_backward<Act>(f, tile, f.l + row * f.width, multipliers, s, out);
     if (out.c2 != nullptr) {
-        add_transposed_product(tile.count, s.grad_pre, s.hidden, f.rank, f.width, s.transposed, out.c2);
+        transposed_product(tile.count, s.grad_pre, s.hidden, f.rank, f.width, s.transposed, out.c2, out.accumulate);
     }
     hidden_backward(args, tile, s, out);
     if (out.c1a != nullptr) {
-        add_transposed_product(tile.count, s.grad_hidden, s.scaled, f.rank, f.width, s.transposed, out.c1a);
+        transposed_product(tile.count, s.grad_hidden, s.scaled, f.rank, f.width, s.transposed, out.c1a, out.accumulate);
     }
     scaled_backward(args, tile, g, s, out);
 }
@@ -259,23 +260,23 @@ void set_zero(T* p, int64_t count) {
     std::memset(p, 0, static_cast<size_t>(count) * sizeof(T));
 }
 
-// One slot of partial sums, zeroed; null where these sums are not asked for.
 template <typename T>
-T* zeroed_slot(T* sums, int64_t slot, int64_t size) {
-    if (sums == nullptr) return nullptr;
-    set_zero(sums + slot * size, size);
-    return sums + slot * size;
+T* slot_of(T* sums, int64_t slot, int64_t size) {
+    return sums == nullptr ? nullptr : sums + slot * size;
 }
 
 template <typename Act, typename T>
 void execution_backward_slot(const ExecutionBackwardArgs<T>& args, int64_t slot, TileScratch<T>& scratch) {
     const ExecutionArgs<T>& f = args.forward;
+    const int64_t first = args.tasks * slot / args.slots, last = args.tasks * (slot + 1) / args.slots;
     TileGradients<T> out;
-    out.c1a = zeroed_slot(args.grad_c1a, slot, args.slot_size);
-    out.c2 = zeroed_slot(args.grad_c2, slot, args.slot_size);
-    for (int64_t task = args.tasks * slot / args.slots; task < args.tasks * (slot + 1) / args.slots; ++task) {
-        const Tile tile(f, task);
-        const int64_t row = (tile.sample * f.tiling.tokens + tile.start) * f.width;
+    out.c1a = slot_of(args.grad_c1a, slot, args.slot_size);
+    out.c2 = slot_of(args.grad_c2, slot, args.slot_size);
+    out.accumulate = false;
+    for (int64_t task = first; task < last; ++task) {
+        const int64_t tile_index = task / args.groups, group = task % args.groups;
+        const Tile tile(f, tile_index);
+        const int64_t row = group * args.group_size + (tile.sample * f.tiling.tokens + tile.start) * f.width;
         out.v = args.grad_v + row;
         out.u = args.grad_u + row;
         out.c2_bias = args.grad_c2_bias + task * f.width;
@@ -284,12 +285,13 @@ void execution_backward_slot(const ExecutionBackwardArgs<T>& args, int64_t slot,
         set_zero(out.u, tile.count * f.width);
         set_zero(out.c2_bias, f.width);
         set_zero(out.w, f.width);
-        for (int64_t k = 0; k < f.operations; ++k) {
-            out.g = args.grad_g + (task * f.operations + k) * f.width;
-            out.l = args.grad_l + (task * f.operations + k) * f.width;
+        for (int64_t k = f.operations * group / args.groups; k < f.operations * (group + 1) / args.groups; ++k) {
+            out.g = args.grad_g + (tile_index * f.operations + k) * f.width;
+            out.l = args.grad_l + (tile_index * f.operations + k) * f.width;
             set_zero(out.g, f.width);
             set_zero(out.l, f.width);
             tile_backward<Act>(args, tile, k, scratch, out);
+            out.accumulate = true;
         }
     }
 }

@@ -92,11 +92,12 @@ struct ExecutionBackwardArgs {
     ExecutionArgs<T> forward;  // logits unused
     const T *c1a, *c2;         // panels of the matrices as they are
     const T* grad_logits;      // (B, K, N)
-    T *grad_v, *grad_u;        // (B, N, width)
-    T *grad_g, *grad_l;        // (tasks, K, width): partial sums over the rows of a tile
+    T *grad_v, *grad_u;        // (groups, B, N, width): partial sums over the operations of a group
+    T *grad_g, *grad_l;        // (tiles, K, width): partial sums over the rows of a tile
     T *grad_c2_bias, *grad_w;  // (tasks, width)
     T *grad_c1a, *grad_c2;     // (slots, padded R rows, width): sums over the tasks of a slot; each may be null
-    int64_t tasks, slots, slot_size;
+    int64_t groups;            // of the operations: a task is a tile and a group
+    int64_t tasks, slots, slot_size, group_size;
 };
 
 template <typename T>

@@ -16,7 +16,7 @@ namespace iprm::cpu {
 
 using at::Tensor;
 
-// Fixed-order sum over the first dimension.
+// Fixed-order sum over the first dimension, of contiguous parts; a single one is not copied.
 Tensor sum_first(const Tensor& parts);
 
 Tensor dropout(const Tensor& x, double p, const OptionalTensor& seed, int64_t stream);

@@ -9,23 +9,66 @@ namespace iprm::cpu {
 namespace {
 
 // acc[i][j] = sum over k of a[i * row + k * column] * b[k * ldb + j], for a block of rows and a panel of columns.
-template <typename T, typename Epilogue>
+template <int kBlock, typename T, typename Epilogue>
 IPRM_INLINE void micro_product(int64_t depth, const T* __restrict a, int64_t row, int64_t column, const T* __restrict b,
                                int64_t ldb, Epilogue&& epilogue) {
-    Vec<T> acc[kTileRows][kTileVectors] = {};
+    Vec<T> acc[kBlock][kTileVectors] = {};
 #pragma GCC unroll 1
     for (int64_t k = 0; k < depth; ++k) {
         Vec<T> bv[kTileVectors];
 #pragma GCC unroll 16
         for (int j = 0; j < kTileVectors; ++j) bv[j] = load(b + k * ldb + j * kLanes<T>);
 #pragma GCC unroll 16
-        for (int i = 0; i < kTileRows; ++i) {
+        for (int i = 0; i < kBlock; ++i) {
             const T av = a[i * row + k * column];
 #pragma GCC unroll 16
             for (int j = 0; j < kTileVectors; ++j) acc[i][j] += av * bv[j];
         }
     }
     epilogue(acc);
+}
+
+// Rows come in blocks of kTileRows, and at the end in lower ones, so that few are added to make the blocks whole.
+constexpr int64_t with_lower_blocks(int64_t rows) { return rows <= 4 ? 4 : round_up(rows, 2); }
+
+// How many of the rows come in blocks of kTileRows; rather than two rows, two blocks of half the height are left.
+constexpr int64_t rows_of_whole_blocks(int64_t rows) {
+    const int64_t left = rows % kTileRows;
+    if (left > kTileRows - 2) return rows - left + kTileRows;
+    return left > 0 && left <= 2 && rows > kTileRows ? rows - left - kTileRows : rows - left;
+}
+
+// The height of the next block of what is left, at most kTileRows + 2 rows.
+constexpr int lower_block(int64_t left) {
+    if (left <= 4 || kTileRows < 8) return 4;
+    return left <= 6 || left == 9 || left == 10 ? 6 : 8;
+}
+
+// Calls body(row, constant number of rows) for the lower blocks from `first` on.
+template <typename Body>
+IPRM_INLINE void for_lower_blocks(int64_t first, int64_t rows, Body&& body) {
+    for (int64_t r = first, height; r < rows; r += height) {
+        height = lower_block(rows - r);
+        if constexpr (kTileRows > 8) {
+            if (height == 8) body(r, std::integral_constant<int, 8>{});
+            if (height == 6) body(r, std::integral_constant<int, 6>{});
+        }
+        if (height == 4) body(r, std::integral_constant<int, 4>{});
+    }
+}
+
+// Calls body(row, column, constant number of rows) for the blocks of each panel. The whole blocks have loops of their
+// own: the compiler makes worse code of them where lower ones stand beside them.
+template <typename T, typename Body>
+IPRM_INLINE void for_blocks(int64_t rows, int64_t width, Body&& body) {
+    const int64_t whole = rows_of_whole_blocks(rows);
+    for (int64_t c = 0; c < width; c += kTilePanel<T>) {
+        for (int64_t r = 0; r < whole; r += kTileRows) body(r, c, std::integral_constant<int, kTileRows>{});
+    }
+    if (whole >= rows) return;
+    for (int64_t c = 0; c < width; c += kTilePanel<T>) {
+        for_lower_blocks(whole, rows, [&](int64_t r, auto block) IPRM_LAMBDA { body(r, c, block); });
+    }
 }
 
 // What the products over tiles are made of, for one number type. amx.h has other definitions for float.
@@ -40,7 +83,10 @@ struct MatrixUnit {
 template <typename T>
 class TileMatrix {
   public:
-    static constexpr int64_t kRowUnit = kTileRows;  // there are whole multiples of this many rows
+    static constexpr int64_t kRowUnit = kTileRows;  // there is room for whole multiples of this many rows
+
+    // How many rows the products work on where `count` matter.
+    static constexpr int64_t rows_for(int64_t count) { return with_lower_blocks(count); }
 
     TileMatrix(int64_t rows, int64_t columns)
         : ld_(columns + 16),  // off the powers of two, with room for a block of rows when they are columns
@@ -63,7 +109,7 @@ class TileMatrix {
     Buffer<T> data_;
 };
 
-// Room for the operands of add_transposed_product: `rows` rows of at most `columns` columns.
+// Room for the operands of transposed_product: `rows` rows of at most `columns` columns.
 template <typename T>
 struct TransposedScratch {
     TransposedScratch(int64_t, int64_t) {}
@@ -73,41 +119,39 @@ struct TransposedScratch {
 template <typename Block>
 constexpr int kHeight = static_cast<int>(std::extent_v<std::remove_reference_t<Block>>);
 
-// The product of `rows` rows (whole blocks) with packed panels: epilogue(first row, first column, acc).
+// The product of `rows` rows (TileMatrix::rows_for) with packed panels: epilogue(first row, first column, acc).
 template <typename T, typename Epilogue>
 IPRM_INLINE void panel_product(int64_t rows, int64_t depth, const TileMatrix<T>& a, const T* packed, int64_t width,
                                Epilogue&& epilogue) {
-    for (int64_t c = 0; c < width; c += kTilePanel<T>) {
-        for (int64_t r = 0; r < rows; r += kTileRows) {
-            micro_product(depth, a.row(r), a.ld(), 1, packed + c * depth, kTilePanel<T>,
-                          [&](auto& acc) IPRM_LAMBDA { epilogue(r, c, acc); });
-        }
-    }
+    for_blocks<T>(rows, width, [&](int64_t r, int64_t c, auto block) IPRM_LAMBDA {
+        micro_product<decltype(block)::value>(depth, a.row(r), a.ld(), 1, packed + c * depth, kTilePanel<T>,
+                                              [&](auto& acc) IPRM_LAMBDA { epilogue(r, c, acc); });
+    });
 }
 
-// Adds a block of accumulators to rows of `width` numbers.
+// Stores a block of accumulators in rows of `width` numbers, or adds it to them.
 template <int kBlock, typename T>
-IPRM_INLINE void add_block(const Vec<T> (&acc)[kBlock][kTileVectors], T* out, int64_t width) {
+IPRM_INLINE void store_block(const Vec<T> (&acc)[kBlock][kTileVectors], T* out, int64_t width, bool accumulate) {
 #pragma GCC unroll 16
     for (int i = 0; i < kBlock; ++i) {
 #pragma GCC unroll 16
         for (int j = 0; j < kTileVectors; ++j) {
             T* p = out + i * width + j * kLanes<T>;
-            store(p, load(p) + acc[i][j]);
+            store(p, accumulate ? load(p) + acc[i][j] : acc[i][j]);
         }
     }
 }
 
-// out += x^T y over `depth` rows; `rank` columns of x, rounded up to whole blocks, become rows of out.
+// out = or += x^T y over `depth` rows; `rank` columns of x, rounded up to whole blocks, become rows of out.
 template <typename T>
-IPRM_NOINLINE void add_transposed_product(int64_t depth, const TileMatrix<T>& x, const TileMatrix<T>& y, int64_t rank,
-                                          int64_t width, TransposedScratch<T>&, T* out) {
-    for (int64_t c = 0; c < width; c += kTilePanel<T>) {
-        for (int64_t r = 0; r < rank; r += kTileRows) {
-            micro_product(depth, x.row(0) + r, 1, x.ld(), y.row(0) + c, y.ld(),
-                          [&](auto& acc) IPRM_LAMBDA { add_block<kTileRows>(acc, out + r * width + c, width); });
-        }
-    }
+IPRM_NOINLINE void transposed_product(int64_t depth, const TileMatrix<T>& x, const TileMatrix<T>& y, int64_t rank,
+                                      int64_t width, TransposedScratch<T>&, T* out, bool accumulate) {
+    for_blocks<T>(rank, width, [&](int64_t r, int64_t c, auto block) IPRM_LAMBDA {
+        constexpr int height = decltype(block)::value;
+        micro_product<height>(depth, x.row(0) + r, 1, x.ld(), y.row(0) + c, y.ld(), [&](auto& acc) IPRM_LAMBDA {
+            store_block<height>(acc, out + r * width + c, width, accumulate);
+        });
+    });
 }
 
 // Columns of one panel of the matrix, (rank, kTilePanel), zero beyond column `rank`.

@@ -1,4 +1,4 @@
-"""Weights packed once for many calls of the native execution: the bits of packing anew."""
+"""What is the native execution's own: tiles of any height, groups of operations, weights packed for many calls."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_execution import DTYPES, SEED, make_full
 
-from iprm_kernels.backends import cpu
+from iprm_kernels.backends import cpu, eager
 
 
 @pytest.fixture(autouse=True)
@@ -15,16 +15,17 @@ def built():
         pytest.skip(f"cpu: {reason}")
 
 
-def run(inputs: dict, packed: tuple, forward_only: tuple) -> list[torch.Tensor]:
+def run(inputs: dict, packed: tuple = (), forward_only: tuple = (), backend=cpu) -> list[torch.Tensor]:
     """Outputs and gradients."""
     torch.manual_seed(0)
     seed, tokens = torch.tensor([SEED]), inputs["tokens"]
     chosen = (seed, 3, 0.15, 0.2, "elu")
-    pooled, attention = cpu.execution(*inputs.values(), None, *chosen, *forward_only)
+    pooled, attention = backend.execution(*inputs.values(), None, *chosen, *forward_only)
     grad_pooled = torch.randn(pooled.shape).to(tokens.dtype)
+    grad_attention = torch.randn(attention.shape).to(attention.dtype)
     needs = [True] * 9
-    gradients = cpu.execution_backward(
-        grad_pooled, torch.randn_like(attention), *inputs.values(), attention, *chosen, needs, *packed
+    gradients = backend.execution_backward(
+        grad_pooled, grad_attention, *inputs.values(), attention, *chosen, needs, *packed
     )
     return [pooled, attention, *gradients]
 
@@ -35,7 +36,7 @@ def test_same_bits_as_packing_anew(sizes, dtype):
     inputs = {name: t.to(dtype) for name, t in make_full(*sizes).items()}
     weights = (inputs["C1a"], inputs["C2"])
     packed = cpu.pack(*weights)
-    want = run(inputs, (), ())
+    want = run(inputs)
     for forward_only in (packed, cpu.pack(*weights, backward=False)):
         assert all(torch.equal(a, b) for a, b in zip(run(inputs, packed, forward_only), want, strict=True))
 
@@ -45,7 +46,7 @@ def test_the_packed_weights_are_those_used():
     inputs, others = make_full(2, 3, 21, 40, 8), make_full(2, 3, 21, 40, 8)
     other = inputs | {"C1a": others["C1a"], "C2": others["C2"]}
     packed = cpu.pack(other["C1a"], other["C2"])
-    assert all(torch.equal(a, b) for a, b in zip(run(inputs, packed, packed), run(other, (), ()), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(run(inputs, packed, packed), run(other), strict=True))
 
 
 def test_any_strides_are_packed_alike():
@@ -68,3 +69,27 @@ def test_bad_arguments():
         run(inputs, cpu.pack(torch.randn(99, 99), torch.randn(99, 99)), ())
     with pytest.raises(ValueError, match=r"packed\[1\]: expected \(.*\) float32, got \(.*\) float64"):
         run(inputs, (), (packed[0], packed[1].double()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("K", [1, 5])
+def test_tiles_of_any_height(K, dtype):
+    """Rows come in blocks of several heights, in the tiles as in the gradients of the weights."""
+    limit = 1e-12 if dtype == torch.float64 else 1e-5
+    for N, R in [*((N, 8) for N in range(1, 46)), (103, 8), (118, 8), *((3, R) for R in range(1, 46))]:
+        inputs = make_full(2, K, N, R, 4)
+        found = run({name: t.to(dtype) for name, t in inputs.items()})
+        want = run({name: t.double() for name, t in inputs.items()}, backend=eager)
+        for a, b in zip(found, want, strict=True):
+            assert (a.double() - b).norm() <= limit * (1 + b.norm()), (N, R)
+
+
+@pytest.mark.parametrize("sizes", [(1, 6, 16, 96, 8), (1, 7, 30, 40, 8), (3, 5, 100, 40, 8), (32, 4, 10, 64, 8)])
+def test_same_bits_where_tiles_are_few(sizes, threads):
+    """Operations are shared between threads there, in groups that depend on the sizes alone."""
+    inputs, found = make_full(*sizes), []
+    for count in (1, 2, 3):
+        threads(count)
+        found.append(run(inputs))
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
