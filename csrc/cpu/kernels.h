@@ -169,9 +169,9 @@ struct SumArgs {
 
 template <typename T>
 struct Kernels {
-    int64_t panel;                        // columns of a panel of packed weights
-    int64_t row_unit;                     // tiles and gradient matrices have whole multiples of this many rows
-    int64_t many_rows;                    // where the library, which packs the weight, overtakes `linear`
+    int64_t panel;      // columns of a panel of packed weights
+    int64_t row_unit;   // the height of a tile, and room for a gradient matrix, in whole multiples of it
+    int64_t many_rows;  // where the library, which packs the weight, overtakes `linear`
     int64_t (*panel_size)(int64_t rank);  // numbers of room that a packed panel takes
 
     void (*dropout)(const DropoutArgs<T>&, int64_t first, int64_t last);  // elements, `first` % 4 == 0
