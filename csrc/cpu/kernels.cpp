@@ -22,6 +22,7 @@ constexpr Kernels<T> make_kernels() {
     k.sum = sum<T>;
     k.linear = linear<T>;
     k.linear_back = linear_back<T>;
+    k.linear_transposed = linear_transposed<T>;
     k.attend = attend<T>;
     k.attend_backward = attend_backward<T>;
     k.formation = formation<T>;

@@ -178,6 +178,7 @@ struct Kernels {
     void (*sum)(const SumArgs<T>&, int64_t first, int64_t last);          // elements
     void (*linear)(const LinearArgs<T>&, int64_t first, int64_t last);    // columns
     void (*linear_back)(const LinearArgs<T>&, int64_t first, int64_t last);
+    void (*linear_transposed)(const LinearArgs<T>&, int64_t first, int64_t last);
     void (*attend)(const AttendArgs<T>&, int64_t first, int64_t last);  // samples
     void (*attend_backward)(const AttendBackwardArgs<T>&, int64_t first, int64_t last);
     void (*formation)(const FormationArgs<T>&, int64_t first, int64_t last);  // samples

@@ -34,7 +34,9 @@ struct Linear {
     // The kernels that read the weight where it lies.
     template <typename T>
     Tensor where_it_lies() const {
-        constexpr int64_t row_chunk = 48, column_chunk = 64;
+        constexpr int64_t column_chunk = 64;
+        const bool many = rows >= kernels<T>().many_rows;
+        const int64_t row_chunk = many ? 64 : 48;
         Tensor out = at::empty(shape, x.options());
         const int64_t c_stride = c && c->dim() > 1 ? columns : 0;
         const LinearArgs<T> all{rows,
@@ -46,7 +48,8 @@ struct Linear {
                                 data<T>(c),
                                 c_stride,
                                 out.mutable_data_ptr<T>()};
-        const auto kernel = back ? kernels<T>().linear_back : kernels<T>().linear;
+        const auto forward = many ? kernels<T>().linear_transposed : kernels<T>().linear;
+        const auto kernel = back ? kernels<T>().linear_back : forward;
         const int64_t high = (rows + row_chunk - 1) / row_chunk, wide = (columns + column_chunk - 1) / column_chunk;
         constexpr int64_t reading = 4;  // a number of the weight costs as much to read as these many rows to multiply
         const int64_t work = (std::min(rows, row_chunk) + reading) * depth * column_chunk;
@@ -76,8 +79,8 @@ struct Linear {
     Tensor run() const {
         return with_accumulator(x.scalar_type(), [&](auto zero) {
             using T = decltype(zero);
-            // Packing pays where rows are many, but not of a weight that lies right and stays in the nearest caches.
-            const bool small = back && depth * columns <= 1 << 15;
+            // The library packs the weight: that pays where rows are many, but not of one that the nearest caches hold.
+            const bool small = depth * columns <= 1 << 15;
             return rows < kernels<T>().many_rows || small ? where_it_lies<T>() : by_library();
         });
     }

@@ -1,4 +1,4 @@
-// A linear map of few rows: the weight is read once, where it lies, and no row of it is packed.
+// A linear map of few rows, where the weight is read once, where it lies; and of a small weight.
 #pragma once
 
 #include "kernels.h"
@@ -181,6 +181,23 @@ void linear_back(const LinearArgs<T>& args, int64_t first, int64_t last) {
             linear_back_block<decltype(rows)::value, 1>(args, r, i + d, lanes);
         });
     });
+}
+
+// The same as `linear`, where rows are many: the columns' part of the weight is transposed first.
+template <typename T>
+void linear_transposed(const LinearArgs<T>& args, int64_t first, int64_t last) {
+    const int64_t columns = last - first;
+    const Buffer<T> transposed(args.depth * columns);
+    for (int64_t j = 0; j < columns; ++j) {
+        const T* row = args.weight + (first + j) * args.weight_stride;
+        for (int64_t d = 0; d < args.depth; ++d) transposed.get()[d * columns + j] = row[d];
+    }
+    LinearArgs<T> part = args;
+    part.weight = transposed.get();
+    part.weight_stride = columns;
+    part.out += first;
+    if (part.c != nullptr) part.c += first;
+    linear_back(part, 0, columns);
 }
 
 }  // namespace
