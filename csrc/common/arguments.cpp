@@ -113,7 +113,13 @@ void expect_needs(const Needs& needs, size_t count) {
 
 at::Tensor unneeded(const at::Tensor& like) { return at::empty({0}, like.options()); }
 
-at::Tensor contiguous(const at::Tensor& tensor) { return tensor.resolve_neg().contiguous(); }
+at::Tensor contiguous(const at::Tensor& tensor) {
+    return (tensor.is_neg() ? tensor.resolve_neg() : tensor).contiguous();  // an operator is called where one is needed
+}
+
+at::Tensor converted(const at::Tensor& tensor, at::ScalarType dtype) {
+    return tensor.scalar_type() == dtype ? tensor : tensor.to(dtype);
+}
 
 OptionalTensor contiguous(const OptionalTensor& tensor) {
     if (!tensor) return std::nullopt;

@@ -50,5 +50,7 @@ at::Tensor unneeded(const at::Tensor& like);
 // Contiguous and without a pending negation, or nothing.
 at::Tensor contiguous(const at::Tensor& tensor);
 OptionalTensor contiguous(const OptionalTensor& tensor);
+// In another dtype; itself, without an operator's call, where it is of that already.
+at::Tensor converted(const at::Tensor& tensor, at::ScalarType dtype);
 
 }  // namespace iprm

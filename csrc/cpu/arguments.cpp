@@ -22,7 +22,9 @@ DropoutMask dropout_mask(const OptionalTensor& seed, int64_t step, Role role, do
     return dropout_mask_of_stream(seed, stream_of(step, role), p, name);
 }
 
-at::Tensor operand(const at::Tensor& tensor) { return contiguous(tensor.to(accumulator(tensor.scalar_type()))); }
+at::Tensor operand(const at::Tensor& tensor) {
+    return contiguous(converted(tensor, accumulator(tensor.scalar_type())));
+}
 
 at::Tensor padded_operand(const at::Tensor& tensor, int64_t width) {
     const int64_t missing = width - tensor.size(-1);
@@ -30,7 +32,7 @@ at::Tensor padded_operand(const at::Tensor& tensor, int64_t width) {
 }
 
 at::Tensor result(const at::Tensor& tensor, int64_t width, at::ScalarType dtype) {
-    return tensor.narrow(-1, 0, width).to(dtype).contiguous();
+    return converted(width == tensor.size(-1) ? tensor : tensor.narrow(-1, 0, width), dtype).contiguous();
 }
 
 at::Tensor allocate(at::IntArrayRef shape, const at::Tensor& like) {

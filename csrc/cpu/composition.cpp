@@ -20,7 +20,7 @@ Tensors allocate_list(size_t entries, const Tensor& like) {
 
 Tensors rounded(const Tensors& list, at::ScalarType dtype) {
     Tensors out;
-    for (const Tensor& tensor : list) out.push_back(tensor.to(dtype));
+    for (const Tensor& tensor : list) out.push_back(converted(tensor, dtype));
     return out;
 }
 
@@ -111,7 +111,7 @@ std::tuple<Tensor, Tensor, Tensor> composition(const Tensor& query, const Tensor
         parallel(samples, window.work(),
                  [&](int64_t first, int64_t last) { kernels<T>().composition(args, first, last); });
     });
-    return {pooled_operations.to(dtype), pooled_results.to(dtype), attention};
+    return {converted(pooled_operations, dtype), converted(pooled_results, dtype), attention};
 }
 
 std::tuple<Tensor, Tensors, Tensors, Tensors, Tensor> composition_backward(
@@ -149,8 +149,8 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensor> composition_backward(
         parallel(samples, 2 * window.work(),
                  [&](int64_t first, int64_t last) { kernels<T>().composition_backward(args, first, last); });
     });
-    return {grad_query.to(dtype), rounded(grad_keys, dtype), rounded(grad_ops, dtype), rounded(grad_res, dtype),
-            sum_first(grad_gate).to(dtype)};
+    return {converted(grad_query, dtype), rounded(grad_keys, dtype), rounded(grad_ops, dtype), rounded(grad_res, dtype),
+            converted(sum_first(grad_gate), dtype)};
 }
 
 }  // namespace iprm::cpu

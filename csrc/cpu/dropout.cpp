@@ -28,7 +28,7 @@ Tensor dropout(const Tensor& x, double p, const OptionalTensor& seed, int64_t st
             kernels<T>().dropout(args, first * unit, std::min(last * unit, count));
         });
     });
-    return out.to(x.scalar_type());
+    return converted(out, x.scalar_type());
 }
 
 }  // namespace iprm::cpu

@@ -39,7 +39,8 @@ int64_t group_count(int64_t tiles, int64_t height, int64_t operations) {
 // Panels of a square matrix (or of its transpose) for the micro-kernel.
 template <typename T>
 Tensor packed_form(const Tensor& matrix, bool transpose) {
-    Tensor source = matrix.to(accumulator(matrix.scalar_type())).resolve_neg();
+    Tensor source = converted(matrix, accumulator(matrix.scalar_type()));
+    if (source.is_neg()) source = source.resolve_neg();
     if (source.stride(1) != 1) source = source.contiguous();
     const int64_t rank = source.size(0);
     const auto shape = packed_shape<T>(rank);
@@ -101,7 +102,7 @@ Tensor attend(const Tensor& tokens, const OptionalTensor& mask, Tensor& attentio
     const AttendArgs<T> args = attend_args<T>(x, keep, attention, pooled, dropout);
     parallel(x.size(0), attend_work(args),
              [&](int64_t first, int64_t last) { kernels<T>().attend(args, first, last); });
-    return pooled.to(tokens.scalar_type());
+    return converted(pooled, tokens.scalar_type());
 }
 
 template <typename T>
@@ -190,7 +191,7 @@ auto run_execution_backward(const ExecutionInputs<T>& in, at::ScalarType dtype, 
     parallel(slots, work, [&](int64_t first, int64_t last) { kernels<T>().execution_backward(args, first, last); });
     const auto finish = [&](const Tensor& gradient) { return result(gradient, in.rank, dtype); };
     const auto matrix = [&](const Tensor& parts, bool need) {
-        return need ? finish(sum_first(parts.narrow(1, 0, in.rank))) : parts.to(dtype);
+        return need ? finish(sum_first(parts.narrow(1, 0, in.rank))) : converted(parts, dtype);
     };
     return std::make_tuple(finish(sum_first(grad_v)), finish(sum_first(grad_u)),
                            finish(sum_tiles<T>(grad_g, in.tiles.tiles)), finish(sum_tiles<T>(grad_l, in.tiles.tiles)),
@@ -259,7 +260,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
         attend_backward<T>(gradient, dropout);
         const ExecutionInputs<T> in(v, u, g, l, c1a, c2, c2_bias, w, true, packed);
         return std::tuple_cat(run_execution_backward<T>(in, v.scalar_type(), gradient.grad_logits, product, act, needs),
-                              std::make_tuple(gradient.grad_tokens.to(v.scalar_type())));
+                              std::make_tuple(converted(gradient.grad_tokens, v.scalar_type())));
     });
 }
 
@@ -308,8 +309,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> execution_simple_backward(
                                                   grad_w.mutable_data_ptr<T>()};
         parallel(tasks, 32 * forward.tiling.height * forward.operations * forward.rank,
                  [&](int64_t first, int64_t last) { kernels<T>().execution_simple_backward(args, first, last); });
-        return std::make_tuple(grad_keys.to(dtype), sum_tiles<T>(grad_query, forward.tiling.tiles).to(dtype),
-                               sum_first(grad_w).to(dtype), gradient.grad_tokens.to(dtype));
+        return std::make_tuple(converted(grad_keys, dtype),
+                               converted(sum_tiles<T>(grad_query, forward.tiling.tiles), dtype),
+                               converted(sum_first(grad_w), dtype), converted(gradient.grad_tokens, dtype));
     });
 }
 

@@ -17,7 +17,7 @@ std::tuple<Tensor, Tensor> formation(const Tensor& query, const Tensor& tokens, 
         parallel(samples, attend_work(args.attend),
                  [&](int64_t first, int64_t last) { kernels<T>().formation(args, first, last); });
     });
-    return {z.to(query.scalar_type()), attention};
+    return {converted(z, query.scalar_type()), attention};
 }
 
 std::tuple<Tensor, Tensor, Tensor> formation_backward(const Tensor& grad_z, const OptionalTensor& grad_attention,
@@ -39,7 +39,7 @@ std::tuple<Tensor, Tensor, Tensor> formation_backward(const Tensor& grad_z, cons
         parallel(samples, 4 * attend_work(args.attend),
                  [&](int64_t first, int64_t last) { kernels<T>().formation_backward(args, first, last); });
     });
-    return {grad_query.to(dtype), attend.grad_tokens.to(dtype), sum_first(grad_gate).to(dtype)};
+    return {converted(grad_query, dtype), converted(attend.grad_tokens, dtype), converted(sum_first(grad_gate), dtype)};
 }
 
 }  // namespace iprm::cpu

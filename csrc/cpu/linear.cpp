@@ -27,7 +27,7 @@ struct Linear {
         if (c) expect(*c, "c", c->dim() == 1 ? at::IntArrayRef(columns) : at::IntArrayRef(shape), x.options());
 
         this->x = contiguous(x);
-        this->weight = weight.stride(1) == 1 ? weight.resolve_neg() : contiguous(weight);
+        this->weight = weight.stride(1) == 1 && !weight.is_neg() ? weight : contiguous(weight);
         this->c = contiguous(c);
     }
 
