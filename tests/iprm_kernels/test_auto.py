@@ -16,7 +16,6 @@ from iprm_kernels import backends, info
 from iprm_kernels.backends import cuda, devices
 from iprm_kernels.backends.calls import Call
 from iprm_kernels.backends.triton import ops as triton_ops
-from iprm_kernels.steps import missing
 
 GPU = torch.device("cuda", 0)
 FLOAT, HALF = torch.float32, torch.bfloat16
@@ -179,26 +178,22 @@ def test_a_longer_window_than_any_kernel_takes(op, put):
 def test_all_steps_at_once(capability, window, dtype, put):
     """K = 6, W = 2 takes 102,144 bytes, more than the 101,376 of the smaller cards."""
     put(capability)
-    sizes = {"B": 1, "K": 6, "L": 24, "N": 196, "D": 512, "R": 256, "blocks": 1 + window}
-    small = SHARED[capability] < 163
-    if capability >= (8, 0) and not (small and window == 2):
-        assert chosen("steps", dtype, **sizes) == "cuda"
-        assert missing("auto", GPU, dtype, K=6, R=256, window=window) is None
-        return
-    reason = missing("auto", GPU, dtype, K=6, R=256, window=window)
-    if capability >= (8, 0):
+    call = Call("steps", K=6, R=256, blocks=1 + window)
+    reason = cuda.unsupported(GPU, dtype, call)
+    if capability < (8, 0):
+        assert reason
+    elif SHARED[capability] < 163 and window == 2:
         assert "102144 bytes of shared memory" in reason
         assert "R = 256 and 18 columns" in reason
         assert "the device has 101376" in reason
-    with pytest.raises(RuntimeError, match=r"'auto' cannot run steps .* backend has no kernel for steps; cuda: "):
-        backends.select("auto", Call("steps", **sizes), GPU, dtype)
-    with pytest.raises(RuntimeError, match=f"backend 'cuda' cannot run steps for .* on cuda:0: {re.escape(reason)}"):
-        backends.select("cuda", Call("steps", **sizes), GPU, dtype)
+    else:
+        assert reason is None
 
 
 def test_wide_pairs_in_all_steps(put):
     put((8, 9))
-    assert "107776 bytes of shared memory a block at R = 512 and 4 columns" in missing("auto", GPU, HALF, 2, 512, 1)
+    call = Call("steps", K=2, R=512, blocks=2)
+    assert "107776 bytes of shared memory a block at R = 512 and 4 columns" in cuda.unsupported(GPU, HALF, call)
 
 
 def test_sizes_are_checked():

@@ -1,4 +1,4 @@
-"""All steps in one launch: the op and the fast module that uses it, against the reference in float64."""
+"""All steps in one launch, as the recurrence runs without gradients, against the reference in float64."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from functools import partial
 
 import pytest
 import torch
+from all_steps import why_not
 from device_cores import DTYPES
 from pairs import draws_of, inputs, outputs_of, pair
 from planted import neighbour, one_entry
+from test_recurrence import call_of
 
 from iprm import IPRMConfig, fast
-from iprm_kernels.steps import steps
+from iprm_kernels.backends import at_once
+from iprm_kernels.steps.weights import flattened
 from iprm_kernels.testing import judge
 
 pytestmark = pytest.mark.usefixtures("poisoned")
@@ -69,7 +72,7 @@ def outputs(model, args, device="cpu"):
 def served(model, args, device):
     """Whether the module takes all steps at once."""
     dtype = next(model.parameters()).dtype
-    return model.whole(*(a if a is None else a.to(device, dtype) for a in args)) is None
+    return why_not(model, [a if a is None else a.to(device, dtype) for a in args]) is None
 
 
 def forward(model, args, train, seed, device="cpu"):
@@ -130,16 +133,16 @@ def test_the_most_tokens_and_columns(device):
     check(config, torch.float32, device, B=1, L=256, N=3)
 
 
-# Where the op for all steps has a weight or bias of each kind, and what may be wrong of it.
+# Of a weight or bias of each kind, and of other arguments of the launch, what may be wrong; by their place there.
 PLANTED = {
     "a bias left out": (
-        "weights",
+        10,
         lambda weights: [torch.zeros_like(t) if i == 1 else t for i, t in enumerate(weights)],
     ),
-    "a matrix 1 % off": ("weights", lambda weights: [1.01 * t if i == 2 else t for i, t in enumerate(weights)]),
-    "an entry 1 % off": ("weights", lambda weights: [one_entry(t) if i == 4 else t for i, t in enumerate(weights)]),
-    "a neighbouring activation": ("activations", lambda names: (names[0], neighbour(names[1]), *names[2:])),
-    "no self mask": ("mask_self", lambda on: not on),
+    "a matrix 1 % off": (10, lambda weights: [1.01 * t if i == 2 else t for i, t in enumerate(weights)]),
+    "an entry 1 % off": (10, lambda weights: [one_entry(t) if i == 4 else t for i, t in enumerate(weights)]),
+    "a neighbouring activation": (14, lambda names: [names[0], neighbour(names[1]), *names[2:]]),
+    "no self mask": (13, lambda on: not on),
     "a language mask shifted": (5, lambda mask: mask.roll(1, 1)),
     "a visual mask shifted": (9, lambda mask: mask.roll(1, 1)),
 }
@@ -148,19 +151,14 @@ PLANTED = {
 @pytest.mark.parametrize("mistake", PLANTED)
 def test_every_planted_mistake_is_caught(mistake, device, monkeypatch):
     place, change = PLANTED[mistake]
-    run = fast.steps
+    made = at_once.arguments
 
-    def wrong(*args, **options):
-        args = [*args]
-        if place == "weights":
-            args[10] = change(args[10])
-        elif isinstance(place, int):
-            args[place] = change(args[place])
-        else:
-            options[place] = change(options[place])
-        return run(*args, **options)
+    def wrong(*args):
+        found = [*made(*args)]
+        found[place] = change(found[place])
+        return tuple(found)
 
-    monkeypatch.setattr(fast, "steps", wrong)
+    monkeypatch.setattr(at_once, "arguments", wrong)
     assert not verdict_on(config_of({}), torch.float32, device, masked=True).passed
 
 
@@ -206,7 +204,7 @@ def test_gradients_dropout_and_many_samples_go_step_by_step(device, monkeypatch)
     def refuse(*_, **__):
         raise AssertionError("took all steps at once")
 
-    monkeypatch.setattr(fast, "steps", refuse)
+    monkeypatch.setattr(at_once, "arguments", refuse)
     args = [a if a is None else a.float().to(device) for a in inputs(config)]
     model.eval()(*args).sum().backward()
     many = [a if a is None else a.float().to(device) for a in inputs(config, B=17)]
@@ -222,12 +220,10 @@ def test_gradients_dropout_and_many_samples_go_step_by_step(device, monkeypatch)
 def test_says_why_not(device):
     _, model = pair(config_of({}), torch.float32, "cuda")
     args = [a if a is None else a.float().to(device) for a in inputs(model.config, B=17)]
-    assert "17 samples of at most 16" in model.whole(*args)
+    assert "17 samples of at most 16" in why_not(model, args)
     args = [a if a is None else a.float().to(device) for a in inputs(model.config, L=257)]
-    assert "257 language tokens of at most 256" in model.whole(*args)
-    assert "no kernels for torch.float64" in model.double().whole(*(a if a is None else a.double() for a in args))
-    model.backend = "eager"
-    assert "the eager backend has no kernel" in model.whole(*args)
+    assert "257 language tokens of at most 256" in why_not(model, args)
+    assert "no kernels for torch.float64" in why_not(model.double(), [a if a is None else a.double() for a in args])
 
 
 def test_strided_inputs(device):
@@ -267,43 +263,13 @@ def test_compiles_without_a_graph_break(device):
         torch.testing.assert_close(compiled(*args), model(*args))
 
 
-def arguments(device, dtype=torch.float32):
-    """The arguments of the op for a module of the usual options."""
-    config = config_of({"num_steps": 2})
-    _, model = pair(config, dtype, "cuda")
-    model.to(device).requires_grad_(False)
-    X, summary, V, *_ = (a if a is None else a.to(device, dtype) for a in inputs(config))
-    look = model.execution.prepare(V, model._draw(None))
-    return [*model.memory(summary, V), X, *model.formation.keys(X), None, look.x, *look.keys, None, model._weights()]
-
-
-def test_opcheck(device):
-    torch.library.opcheck(
-        torch.ops.iprm.steps, (*arguments(device), 2, 2, True, ["tanh", "elu", "identity", "identity"], "cuda")
-    )
-
-
-def test_checks_its_arguments(device):
-    good = arguments(device)
-
-    def wrong(index, value, options=()):
-        bad = list(good)
-        bad[index] = value
-        return steps(*bad, **{"steps": 2, "window": 2, "backend": "cuda", **dict(options)})
-
-    with pytest.raises(ValueError, match=r"E: expected \(3, 3, 24\)"):
-        wrong(1, good[1][:, :2])
-    with pytest.raises(ValueError, match="visual_mask: expected"):
-        wrong(9, torch.ones(3, 8, dtype=torch.bool, device=device))
-    with pytest.raises(ValueError, match="weights: expected 29 tensors"):
-        wrong(10, good[10][:-1])
-    with pytest.raises(ValueError, match="Wz: expected"):
-        wrong(10, [*good[10][:4], good[10][4].mT, *good[10][5:]])
-    with pytest.raises(ValueError, match="columns of the window"):
-        wrong(1, good[1], {"window": 100})
-    with pytest.raises(ValueError, match="activations: expected one of"):
-        wrong(1, good[1], {"activations": ("tanh", "elu", "identity", "swish")})
-    with pytest.raises(RuntimeError, match="the eager backend has no kernel"):
-        wrong(1, good[1], {"backend": "eager"})
-    with pytest.raises(RuntimeError, match="has no gradient"):
-        wrong(1, good[1].clone().requires_grad_())
+@pytest.mark.parametrize("keep", [False, True])
+def test_opcheck(keep, device):
+    """Of the op without gradients, all steps at once, and step by step with what a backward needs."""
+    (O, E, language, visual, weights), options = call_of(IPRMConfig(dim=16, num_ops=2, num_steps=2).without_dropout())
+    flat, maps = flattened(weights)
+    tensors = [t.detach().float().to(device).requires_grad_(keep) for t in (O, E, language, visual, *flat)]
+    O, E, language, visual, *flat = tensors
+    values = (2, 2, True, ",".join(options["activations"]), list(options["rates"]), [1e-5] * 6)
+    args = (O, E, language, None, visual, None, flat, maps, None, *values, keep, "cuda")
+    torch.library.opcheck(torch.ops.iprm.recurrence, args)
