@@ -223,7 +223,8 @@ def test_says_why_not(device):
     assert "17 samples of at most 16" in why_not(model, args)
     args = [a if a is None else a.float().to(device) for a in inputs(model.config, L=257)]
     assert "257 language tokens of at most 256" in why_not(model, args)
-    assert "no kernels for torch.float64" in why_not(model.double(), [a if a is None else a.double() for a in args])
+    args = [a if a is None else a.double().to(device) for a in inputs(model.config)]
+    assert "no kernels for torch.float64" in why_not(model.double(), args)
 
 
 def test_strided_inputs(device):
