@@ -15,6 +15,7 @@ from seeds import SEED
 
 from iprm import IPRMConfig, fast, reference
 from iprm.config import CHOICES
+from iprm_kernels.backends import BACKENDS
 
 SMALL = {"dim": 12, "num_ops": 3, "num_steps": 4}
 DROPOUTS = [f.name for f in dataclasses.fields(IPRMConfig) if f.name.endswith("dropout")]
@@ -294,3 +295,17 @@ def test_a_training_step_saves_no_pair_tensor(dropped):
     assert max(saved_by(32)) < B * 32 * N * R
     per_operation = (sum(saved_by(32)) - sum(saved_by(16))) / 16
     assert per_operation < B * N * R
+
+
+def test_a_training_step_calls_few_operators():
+    """T = 9 with the default dropout, those that other operators call among them; the plain module calls 10,000."""
+    config = IPRMConfig(dim=16, num_ops=3, num_steps=9)
+    if reason := BACKENDS["cpu"].unsupported(torch.device("cpu"), torch.float32):
+        pytest.skip(f"cpu: {reason}")
+    model = fast.IPRM(config, "cpu").train()
+    args = [a if a is None else a.float() for a in inputs(config)]
+    model(*args).sum().backward()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        model(*args).sum().backward()
+    called = sum(e.count for e in profile.key_averages() if e.key.startswith(("aten::", "iprm::")))
+    assert called <= 2500
