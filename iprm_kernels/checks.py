@@ -68,10 +68,10 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {reprlib.repr(value)}")
 
 
-def check_number(name: str, value: int, below: int) -> None:
-    """Raise unless `value` is an integer from 0 to `below` - 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < below:
-        raise ValueError(f"{name}: expected an integer from 0 to {below - 1}, got {described(value)}")
+def check_number(name: str, value: int, below: int, least: int = 0) -> None:
+    """Raise unless `value` is an integer from `least` to `below` - 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value < below:
+        raise ValueError(f"{name}: expected an integer from {least} to {below - 1}, got {described(value)}")
 
 
 def check_rate(name: str, p: float, seed: Tensor | None, device: torch.device) -> None:

@@ -178,7 +178,7 @@ def recurrence(
         language: X (B, L, D).  visual: V (B, N, D).  Their masks: bool, true = keep; a fully masked row attends
             uniformly. All tensors but masks and seed are of one floating dtype, with any strides.
         weights: of all maps and norms; those that are None switch their option off, see `Weights`.
-        steps: T.  window: W.  mask_self: an operation does not attend to itself in its own step.
+        steps: T, at least 1.  window: W.  mask_self: an operation does not attend to itself in its own step.
         activations: φ of each stage.  rates: of dropout.  epsilons: of the layer norms.
         seed: (1,) int64, needed when a rate is positive.
         backend: "auto", or the backend that must run it.
@@ -234,7 +234,7 @@ def check_map(name: str, m: Map, shape: tuple[int, ...], dtype: torch.dtype, dev
 
 def check_options(O: Tensor, steps, window, activations: Activations, rates: Rates, seed: Tensor | None) -> None:
     """Raise unless the options are in their ranges."""
-    check_number("steps", steps, STEPS)
+    check_number("steps", steps, STEPS, least=1)
     check_number("window", window, STEPS)
     for field, name in zip(Activations._fields, activations, strict=True):
         check_choice(f"activations.{field}", name, tuple(ACTIVATIONS))

@@ -29,7 +29,7 @@ def reasons(
     """For each backend, best first, why it cannot serve this device, dtype and call; None where it can.
 
     Args:
-        op: a registered op, such as "execution" or "composition_backward"; None asks about all but `steps`.
+        op: a registered op, such as "execution" or "composition_backward"; None asks about all of them.
         sizes: B, K, L, N, D, R and blocks (1 + W), as far as they are known, see `calls.Call`:
             `reasons("cuda", torch.bfloat16, R=512, K=6)`.
     Raises:

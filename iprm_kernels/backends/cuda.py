@@ -69,25 +69,34 @@ def _unfit(module: ModuleType, card: devices.Card) -> str | None:
     return f"built for {', '.join(architectures)}, and the device is sm_{card.architecture}"
 
 
+def _shared(device: torch.device) -> int:
+    """Bytes of shared memory that a block may ask for on a device that the kernels run on."""
+    return extension().shared_limit() if os.environ.get(ON_HOST) else devices.card(device).shared
+
+
 def _too_large(call: Call, dtype: torch.dtype, shared: int) -> str | None:
     """Why the kernels do not run a call where a block may have so many bytes of shared memory. The figures are those
     that the launches are made with."""
     module = extension()
-    if call.op == "steps":
-        columns = call.K * call.blocks
-        needed = module.steps_shared(dtype, call.R, columns)
-        if needed > shared:
-            return (
-                f"all steps at once take {needed} bytes of shared memory a block at R = {call.R} and {columns} columns"
-                f" of the window (K (1 + W)), and the device has {shared}"
-            )
-    elif call.R and not (call.op or "").startswith("execution_simple"):
+    if call.R and not (call.op or "").startswith("execution_simple"):
         widest = module.most_width(dtype, shared)
         if widest < call.R:
             return f"R = {call.R}, of {widest} at most in {name_of(dtype)} with {shared} bytes of shared memory a block"
     if call.blocks > module.MOST_BLOCKS:
         return f"a window of {call.blocks} states, of {module.MOST_BLOCKS} at most"
     return None
+
+
+def _too_large_at_once(call: Call, dtype: torch.dtype, shared: int) -> str | None:
+    """Why a call of the recurrence that the kernels run is too large for the one launch."""
+    columns = call.K * call.blocks
+    needed = extension().steps_shared(dtype, call.R, columns)
+    if needed <= shared:
+        return None
+    return (
+        f"all steps at once take {needed} bytes of shared memory a block with {columns} columns of the window"
+        f" (K (1 + W)), and the device has {shared}"
+    )
 
 
 def unsupported(device: torch.device, dtype: torch.dtype, call: Call = ANY) -> str | None:
@@ -99,18 +108,13 @@ def unsupported(device: torch.device, dtype: torch.dtype, call: Call = ANY) -> s
         return f"it has no kernels for {dtype}"
     if reason := load()[1]:
         return reason
-    if on_host:
-        return _too_large(call, dtype, extension().shared_limit())
-    if reason := devices.obstacle(device):
-        return reason
-    card = devices.card(device)
-    return _unfit(extension(), card) or _too_large(call, dtype, card.shared)
+    unfit = None if on_host else devices.obstacle(device) or _unfit(extension(), devices.card(device))
+    return unfit or _too_large(call, dtype, _shared(device))
 
 
 def limits(device: torch.device) -> str:
     """What it serves on a device that it supports, in words."""
-    module = extension()
-    shared = module.shared_limit() if os.environ.get(ON_HOST) else devices.card(device).shared
+    module, shared = extension(), _shared(device)
     widest = ", ".join(f"{module.most_width(dtype, shared)} in {name_of(dtype)}" for dtype in DTYPES)
     blocks = f"windows of up to {module.MOST_BLOCKS} states"
     fits = [n for n in range(module.MOST_STEP_COLUMNS + 1) if module.steps_shared(DTYPES[0], 0, n) <= shared]
@@ -143,8 +147,12 @@ working_dtype = eager.working_dtype
 def not_at_once(weights: Weights, options: Options, O: torch.Tensor, language: torch.Tensor) -> str | None:
     """Why a call without gradients is not one launch for all steps, or None where it is."""
     (B, K, _), L = O.shape, language.shape[1]
-    call = Call("steps", K=K, R=weights.reduced, blocks=1 + options.window)
-    return at_once.refusal(weights, options, B, K, L) or unsupported(O.device, O.dtype, call)
+    call = Call("recurrence", K=K, R=weights.reduced, blocks=1 + options.window)
+    return (
+        at_once.refusal(weights, options, B, K, L)
+        or unsupported(O.device, O.dtype, call)
+        or _too_large_at_once(call, O.dtype, _shared(O.device))
+    )
 
 
 def takes_all_steps(O: torch.Tensor, language: torch.Tensor, weights: list, maps: str, options: list) -> bool:
