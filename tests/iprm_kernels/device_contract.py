@@ -32,6 +32,9 @@ from test_registration import (  # noqa: F401
 )
 
 import iprm_kernels
+from iprm import IPRMConfig, fast
+from iprm_kernels import Activations, Epsilons, Rates
+from iprm_kernels.steps.weights import flattened
 
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
@@ -43,3 +46,16 @@ def test_draws_the_defined_bits(shape, name, backend):
 def test_an_unsupported_dtype_is_named(backend):
     with pytest.raises(RuntimeError, match=r"no kernels for torch\.float64"):
         iprm_kernels.dropout(torch.ones(3).double(), 0.5, torch.tensor([1]), 0, backend=backend)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_opcheck_of_the_recurrence(keep, backend):
+    """Without gradients, which may be one launch, and with them and dropout."""
+    config = IPRMConfig(dim=8, num_ops=2, num_steps=2)
+    flat, maps = flattened(fast.IPRM(config).requires_grad_(keep)._weights())
+    O, E, X, V = (torch.randn(2, n, 8, requires_grad=keep) for n in (2, 2, 3, 5))
+    rates = [0.2 * keep] * len(Rates._fields)
+    options = (torch.tensor([99]), 2, 2, True, ",".join(Activations()), rates, [*Epsilons()])
+    masks = (torch.rand(2, 3) > 0.4, torch.rand(2, 5) > 0.4)
+    arguments = (O, E, X, masks[0], V, masks[1], flat, maps, *options, keep, backend)
+    torch.library.opcheck(torch.ops.iprm.recurrence, arguments)

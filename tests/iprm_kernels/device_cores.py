@@ -19,6 +19,7 @@ from pairs import draws_of, outputs_of, step
 
 import iprm_kernels
 from iprm import IPRMConfig, fast
+from iprm.config import RATES
 from iprm_kernels.activations import ACTIVATIONS
 from iprm_kernels.testing import judge, map_tensors
 
@@ -120,12 +121,23 @@ def test_same_bits_on_every_run(device, backend):
         assert torch.equal(first, second)
 
 
+NORMS = ("formation_norm", "execution_norm", "update_norm", "composition_norm")
+MODULES = [
+    {},
+    {"execution": "simple"},
+    {"window": 0, "num_ops": 1},
+    {"key_projection": True, **dict.fromkeys((name for name in RATES if "attention" in name), 0.2)},
+    {"per_step_query": True, "query_from_results": "concat", **dict.fromkeys(NORMS, True)},
+    {"execution": "simple", "result_mlp": True, "operation_mlp": True, "execution_query": "concat"},
+    {"update": False, "query_from_results": "sum"},
+    {"composition": False, "op_activation": "tanh", "result_activation": "gelu"},
+]
+
+
 @pytest.mark.parametrize("train", [False, True])
-@pytest.mark.parametrize(
-    "options", [{}, {"execution": "simple"}, {"window": 0, "num_ops": 1}, {"key_projection": True}]
-)
+@pytest.mark.parametrize("options", MODULES)
 def test_module_equals_the_reference(options, train, device, backend):
-    """The whole fast module, T = 3, float32."""
+    """The whole fast module, T = 3, float32; in training with dropout."""
     config = IPRMConfig(**{"dim": 24, "num_ops": 3, "num_steps": 3, **options})
     draws = draws_of(config, torch.float32, train=train, B=2, L=5, N=21, masked=True)
     model = fast.IPRM(config, backend)

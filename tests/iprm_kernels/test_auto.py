@@ -10,12 +10,16 @@ import cuda_figures
 import pytest
 import torch
 from test_registration import CASES
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import iprm_kernels
+from iprm import IPRMConfig, fast
 from iprm_kernels import backends, info
 from iprm_kernels.backends import cuda, devices
 from iprm_kernels.backends.calls import Call
 from iprm_kernels.backends.triton import ops as triton_ops
+from iprm_kernels.recurrence import _run as recurrence_op
+from iprm_kernels.steps.weights import Activations, Epsilons, Rates, flattened, options_of, unflattened
 
 GPU = torch.device("cuda", 0)
 FLOAT, HALF = torch.float32, torch.bfloat16
@@ -172,28 +176,71 @@ def test_a_longer_window_than_any_kernel_takes(op, put):
     assert reasons["cuda"] == "a window of 65 states, of 64 at most"
 
 
+def recurrence_of(dtype: torch.dtype, K: int = 6, R: int = 256, window: int = 2) -> tuple:
+    """The arguments of the op but for `keep` and the backend, on the card."""
+    with torch.device("meta"):
+        model = fast.IPRM(IPRMConfig(dim=512, num_ops=K, num_steps=1, window=window, reduction=512 // R))
+    flat, maps = flattened(model._weights())
+    flat = [torch.empty_like(t, dtype=dtype, device=GPU) for t in flat]
+    O, E, X, V = (torch.empty(1, n, 512, dtype=dtype, device=GPU) for n in (K, K, 24, 196))
+    options = (None, 1, window, True, ",".join(Activations()), [*Rates()], [*Epsilons()])
+    return (O, E, X, None, V, None, flat, maps, *options)
+
+
+@pytest.fixture
+def fake():
+    """Tensors have no numbers, and may be on any device."""
+    with FakeTensorMode():
+        yield
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """runs(arguments, keep, backend): the name of the backend that runs the recurrence."""
+    for name, module in backends.BACKENDS.items():
+        monkeypatch.setattr(module, "recurrence", lambda *_, name=name: name)
+    return lambda arguments, keep, backend="auto": recurrence_op(*arguments, keep, backend)
+
+
+def not_at_once(arguments: tuple) -> str | None:
+    O, _, X, _, _, _, flat, maps, _, *options = arguments
+    return cuda.not_at_once(unflattened(flat, maps), options_of(*options), O, X)
+
+
 @pytest.mark.parametrize("dtype", [FLOAT, HALF])
 @pytest.mark.parametrize("window", [1, 2])
 @pytest.mark.parametrize("capability", SHARED)
-def test_all_steps_at_once(capability, window, dtype, put):
-    """K = 6, W = 2 takes 102,144 bytes, more than the 101,376 of the smaller cards."""
+def test_all_steps_at_once(capability, window, dtype, put, fake, runs):
+    """Without gradients, wherever the cuda backend can. K = 6, W = 2 takes 102,144 bytes, more than the 101,376 of the
+    smaller cards: then, as with gradients, they are taken one by one, by the best backend."""
     put(capability)
-    call = Call("steps", K=6, R=256, blocks=1 + window)
-    reason = cuda.unsupported(GPU, dtype, call)
+    arguments, reason = recurrence_of(dtype, window=window), None
     if capability < (8, 0):
-        assert reason
+        reason = "built for sm_80, sm_90, sm_100, compute_100, and the device is sm_75"
     elif SHARED[capability] < 163 and window == 2:
-        assert "102144 bytes of shared memory" in reason
-        assert "R = 256 and 18 columns" in reason
-        assert "the device has 101376" in reason
-    else:
-        assert reason is None
+        reason = (
+            "all steps at once take 102144 bytes of shared memory a block with 18 columns of the window (K (1 + W)),"
+            " and the device has 101376"
+        )
+    one_by_one = "eager" if capability < (8, 0) else "triton"
+    assert not_at_once(arguments) == reason
+    assert runs(arguments, False) == (one_by_one if reason else "cuda")
+    assert runs(arguments, True) == one_by_one
+    assert runs(arguments, False, one_by_one) == one_by_one
 
 
-def test_wide_pairs_in_all_steps(put):
+def test_all_steps_at_once_are_a_call_that_the_kernels_take(put, fake, runs):
+    """What is too much for one of them is too much for all."""
     put((8, 9))
-    call = Call("steps", K=2, R=512, blocks=2)
-    assert "107776 bytes of shared memory a block at R = 512 and 4 columns" in cuda.unsupported(GPU, HALF, call)
+    for sizes, said in (
+        ({"K": 2, "R": 512, "window": 1}, "R = 512, of 384 at most in bfloat16 with 101376 bytes of shared memory"),
+        ({"K": 1, "window": 64}, "a window of 65 states, of 64 at most"),
+    ):
+        arguments = recurrence_of(HALF, **sizes)
+        assert said in not_at_once(arguments)
+        with pytest.raises(RuntimeError, match=f"'cuda' cannot run recurrence for bfloat16 on cuda:0: {said}"):
+            runs(arguments, False, "cuda")
+        assert runs(arguments, False) == runs(arguments, True) == ("triton" if "R" in sizes else "eager")
 
 
 def test_sizes_are_checked():

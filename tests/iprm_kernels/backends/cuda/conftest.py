@@ -3,7 +3,9 @@ tests/cuda_on_host)."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -35,3 +37,26 @@ def on_host(device) -> None:
 @pytest.fixture
 def backend() -> str:
     return "cuda"
+
+
+@pytest.fixture
+def answers(device, monkeypatch) -> list[str | None]:
+    """Each time that the backend is asked why a call is not one launch for all steps, what it says."""
+    from iprm_kernels.backends import cuda
+
+    found, ask = [], cuda.not_at_once
+
+    def asked(*args):
+        found.append(ask(*args))
+        return found[-1]
+
+    monkeypatch.setattr(cuda, "not_at_once", asked)
+    return found
+
+
+@pytest.fixture
+def launches(on_host) -> Callable[[], int]:
+    """How many kernels were launched until now."""
+    count = ctypes.CDLL(os.environ["IPRM_CUDA_ON_HOST"]).iprm_on_host_launches
+    count.restype = ctypes.c_uint64
+    return count

@@ -1,9 +1,7 @@
-"""All steps in one launch, as the recurrence runs without gradients, against the reference in float64."""
+"""All steps in one launch, as the fast module takes them without gradients, against the reference in float64."""
 
 from __future__ import annotations
 
-import ctypes
-import os
 from functools import partial
 
 import pytest
@@ -16,7 +14,6 @@ from test_recurrence import call_of
 
 from iprm import IPRMConfig, fast
 from iprm_kernels.backends import at_once
-from iprm_kernels.steps.weights import flattened
 from iprm_kernels.testing import judge
 
 pytestmark = pytest.mark.usefixtures("poisoned")
@@ -69,12 +66,6 @@ def outputs(model, args, device="cpu"):
     return {k: v.cpu() for k, v in {"result": result, **attention._asdict()}.items() if v is not None}
 
 
-def served(model, args, device):
-    """Whether the module takes all steps at once."""
-    dtype = next(model.parameters()).dtype
-    return why_not(model, [a if a is None else a.to(device, dtype) for a in args]) is None
-
-
 def forward(model, args, train, seed, device="cpu"):
     """`outputs`, of the dtypes that they must have."""
     found, dtype = outputs(model, args, device), next(model.parameters()).dtype
@@ -83,86 +74,94 @@ def forward(model, args, train, seed, device="cpu"):
     return found
 
 
-def verdict_on(config, dtype, device, **sizes):
+def verdict_on(config, dtype, device, answers, **sizes):
     """The verdict on all steps at once, which are held to the reference."""
     model = fast.IPRM(config, "cuda")
 
     def run(model, args, train, seed):
-        assert served(model.to(device), args, device)
-        return forward(model, args, train, seed, device)
+        answers.clear()
+        found = forward(model, args, train, seed, device)
+        assert answers == [None]
+        return found
 
     draws = draws_of(config, dtype, train=False, run=forward, **sizes)
     return judge(draws, lambda values: outputs_of(model, values, False, run))
 
 
-def check(config, dtype, device, **sizes):
-    verdict = verdict_on(config, dtype, device, **sizes)
-    assert verdict.passed, str(verdict)
+@pytest.fixture
+def check(device, answers):
+    """check(config, dtype, **sizes) holds all steps at once to the reference."""
+
+    def check(config, dtype, **sizes):
+        verdict = verdict_on(config, dtype, device, answers, **sizes)
+        assert verdict.passed, str(verdict)
+
+    return check
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("options", OPTIONS, ids=name_of)
-def test_equals_the_reference(options, dtype, device):
+def test_equals_the_reference(options, dtype, check):
     """With masks, one sample having no token at all."""
-    check(config_of(options), dtype, device, masked=True)
+    check(config_of(options), dtype, masked=True)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 5, 7), (1, 33, 70), (3, 2, 300), (16, 3, 5)], ids=str)
-def test_sizes(sizes, dtype, device):
+def test_sizes(sizes, dtype, check):
     B, L, N = sizes
-    check(config_of({"num_steps": 2}), dtype, device, B=B, L=L, N=N)
+    check(config_of({"num_steps": 2}), dtype, B=B, L=L, N=N)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_wide_states(dtype, device):
+def test_wide_states(dtype, check):
     """Several chunks of the inner dimension, more than one group of operations and block of rows."""
-    check(config_of({"dim": 520, "reduction": 8, "num_ops": 2, "num_steps": 1}), dtype, device, B=1, L=3, N=5)
-    check(config_of({"dim": 64, "num_ops": 13, "num_steps": 2}), dtype, device, B=3, L=3, N=5)
+    check(config_of({"dim": 520, "reduction": 8, "num_ops": 2, "num_steps": 1}), dtype, B=1, L=3, N=5)
+    check(config_of({"dim": 64, "num_ops": 13, "num_steps": 2}), dtype, B=3, L=3, N=5)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("processors", [1, 2, 64])
-def test_every_tile_and_number_of_blocks(processors, dtype, device, monkeypatch):
+def test_every_tile_and_number_of_blocks(processors, dtype, check, monkeypatch):
     monkeypatch.setenv("IPRM_ON_HOST_PROCESSORS", str(processors))
-    check(config_of({"num_steps": 2}), dtype, device, N=40)
+    check(config_of({"num_steps": 2}), dtype, N=40)
 
 
-def test_the_most_tokens_and_columns(device):
+def test_the_most_tokens_and_columns(check):
     config = config_of({"num_ops": 64, "window": 3, "num_steps": 4, "dim": 8})
-    check(config, torch.float32, device, B=1, L=256, N=3)
+    check(config, torch.float32, B=1, L=256, N=3)
 
 
-# Of a weight or bias of each kind, and of other arguments of the launch, what may be wrong; by their place there.
+TENSORS = ("O", "E", "language", "language_keys", "language_bias", "language_mask", "visual", "v", "u", "visual_mask")
+ARGUMENTS = (*TENSORS, "weights", "steps", "window", "mask_self", "activations")
+"""Of the launch, in order."""
 PLANTED = {
     "a bias left out": (
         10,
         lambda weights: [torch.zeros_like(t) if i == 1 else t for i, t in enumerate(weights)],
     ),
-    "a matrix 1 % off": (10, lambda weights: [1.01 * t if i == 2 else t for i, t in enumerate(weights)]),
-    "an entry 1 % off": (10, lambda weights: [one_entry(t) if i == 4 else t for i, t in enumerate(weights)]),
-    "a neighbouring activation": (14, lambda names: [names[0], neighbour(names[1]), *names[2:]]),
-    "no self mask": (13, lambda on: not on),
-    "a language mask shifted": (5, lambda mask: mask.roll(1, 1)),
-    "a visual mask shifted": (9, lambda mask: mask.roll(1, 1)),
+    "a matrix 1 % off": ("weights", lambda weights: [1.01 * t if i == 2 else t for i, t in enumerate(weights)]),
+    "an entry 1 % off": ("weights", lambda weights: [one_entry(t) if i == 4 else t for i, t in enumerate(weights)]),
+    "a neighbouring activation": ("activations", lambda names: [names[0], neighbour(names[1]), *names[2:]]),
+    "no self mask": ("mask_self", lambda on: not on),
+    "a language mask shifted": ("language_mask", lambda mask: mask.roll(1, 1)),
+    "a visual mask shifted": ("visual_mask", lambda mask: mask.roll(1, 1)),
 }
 
 
 @pytest.mark.parametrize("mistake", PLANTED)
-def test_every_planted_mistake_is_caught(mistake, device, monkeypatch):
-    place, change = PLANTED[mistake]
-    made = at_once.arguments
+def test_every_planted_mistake_is_caught(mistake, device, answers, monkeypatch):
+    (name, change), make = PLANTED[mistake], at_once.arguments
 
-    def wrong(*args):
-        found = [*made(*args)]
-        found[place] = change(found[place])
-        return tuple(found)
+    def wrong(*inputs):
+        arguments = dict(zip(ARGUMENTS, make(*inputs), strict=True))
+        return tuple((arguments | {name: change(arguments[name])}).values())
 
     monkeypatch.setattr(at_once, "arguments", wrong)
-    assert not verdict_on(config_of({}), torch.float32, device, masked=True).passed
+    assert not verdict_on(config_of({}), torch.float32, device, answers, masked=True).passed
 
 
-def test_same_bits_under_every_schedule(device, on_host, monkeypatch):
+def test_same_bits_under_every_schedule(answers, on_host, monkeypatch):
     config = config_of({"key_projection": True})
     for dtype in (torch.float32, torch.bfloat16):
         _, model = pair(config, dtype, "cuda")
@@ -173,27 +172,27 @@ def test_same_bits_under_every_schedule(device, on_host, monkeypatch):
             runs.append(outputs(model, args))
         for other in runs[1:]:
             assert all(torch.equal(runs[0][name], other[name]) for name in other)
+    assert set(answers) == {None}
 
 
-def test_is_one_launch_for_all_steps(device, on_host):
-    launches = ctypes.CDLL(os.environ["IPRM_CUDA_ON_HOST"]).iprm_on_host_launches
-    launches.restype = ctypes.c_uint64
-    for T in (1, 5):
-        config = config_of({"num_steps": T})
-        _, model = pair(config, torch.float32, "cuda")
-        before = launches()
-        outputs(model, inputs(config))
-        assert launches() - before == 1
+@pytest.mark.parametrize("T", [1, 5])
+def test_is_one_launch_for_all_steps(T, launches):
+    config = config_of({"num_steps": T})
+    _, model = pair(config, torch.float32, "cuda")
+    before = launches()
+    outputs(model, inputs(config))
+    assert launches() - before == 1
 
 
 @pytest.mark.parametrize("options", NOT_SERVED, ids=name_of)
-def test_other_options_go_step_by_step(options, device):
+def test_other_options_go_step_by_step(options, device, answers):
     config = config_of(options)
     model = fast.IPRM(config, "cuda")
     draws = draws_of(config, torch.float32, train=False, run=forward)
-    assert not served(model, draws[0].values["args"], device)
     verdict = judge(draws, lambda values: outputs_of(model, values, False, partial(forward, device=device)))
     assert verdict.passed, str(verdict)
+    assert answers
+    assert all(answers)
 
 
 def test_gradients_dropout_and_many_samples_go_step_by_step(device, monkeypatch):
@@ -201,7 +200,7 @@ def test_gradients_dropout_and_many_samples_go_step_by_step(device, monkeypatch)
     _, model = pair(config, torch.float32, "cuda")
     model.to(device)
 
-    def refuse(*_, **__):
+    def refuse(*_):
         raise AssertionError("took all steps at once")
 
     monkeypatch.setattr(at_once, "arguments", refuse)
@@ -217,17 +216,29 @@ def test_gradients_dropout_and_many_samples_go_step_by_step(device, monkeypatch)
             model.eval()(*args)
 
 
-def test_says_why_not(device):
-    _, model = pair(config_of({}), torch.float32, "cuda")
-    args = [a if a is None else a.float().to(device) for a in inputs(model.config, B=17)]
-    assert "17 samples of at most 16" in why_not(model, args)
-    args = [a if a is None else a.float().to(device) for a in inputs(model.config, L=257)]
-    assert "257 language tokens of at most 256" in why_not(model, args)
-    args = [a if a is None else a.double().to(device) for a in inputs(model.config)]
-    assert "no kernels for torch.float64" in why_not(model.double(), args)
+@pytest.mark.parametrize(
+    ("options", "sizes", "said"),
+    [
+        ({}, {"B": 17}, "17 samples of at most 16"),
+        ({}, {"L": 257}, "257 language tokens of at most 256"),
+        ({"num_ops": 20}, {"B": 13}, "260 states (B·K) of at most 256"),
+        ({"num_ops": 65, "window": 3}, {"B": 1}, "260 columns of the window of at most 256"),
+        ({"dim": 1030, "reduction": 1, "num_ops": 1}, {"B": 1}, "1030 reduced columns (R) of at most 1024"),
+    ],
+    ids=str,
+)
+def test_says_why_not(options, sizes, said, device, answers):
+    """And goes step by step, with the reference's numbers."""
+    config = config_of({"num_steps": 1} | options)
+    reference, model = pair(config, torch.float32, "cuda")
+    args = inputs(config, **sizes)
+    want = outputs(reference, args)
+    for name, got in outputs(model, args, device).items():
+        torch.testing.assert_close(got, want[name], rtol=1e-3, atol=1e-4)
+    assert answers == [said]
 
 
-def test_strided_inputs(device):
+def test_strided_inputs(device, answers):
     config = config_of({})
     _, model = pair(config, torch.float32, "cuda")
     X, summary, V, *_ = inputs(config)
@@ -235,9 +246,10 @@ def test_strided_inputs(device):
     X_strided, V_strided = X.mT.contiguous().mT, V.transpose(0, 1).contiguous().transpose(0, 1)
     for name, got in outputs(model, (X_strided, summary, V_strided), device).items():
         torch.testing.assert_close(got, want[name])
+    assert answers == [None, None]
 
 
-def test_autocast(device):
+def test_autocast(device, answers):
     config = config_of({"num_steps": 2})
 
     def run(model, args, train, seed):
@@ -251,9 +263,10 @@ def test_autocast(device):
     draws = draws_of(config, torch.bfloat16, train=False, run=run, stored=torch.float32)
     verdict = judge(draws, lambda values: outputs_of(fast.IPRM(config, "cuda"), values, False, run))
     assert verdict.passed, str(verdict)
+    assert set(answers) == {None}
 
 
-def test_compiles_without_a_graph_break(device):
+def test_compiles_without_a_graph_break(device, answers):
     config = config_of({"num_steps": 2})
     _, model = pair(config, torch.float32, "cuda")
     model.to(device).eval()
@@ -262,15 +275,4 @@ def test_compiles_without_a_graph_break(device):
         torch._dynamo.reset()
         compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
         torch.testing.assert_close(compiled(*args), model(*args))
-
-
-@pytest.mark.parametrize("keep", [False, True])
-def test_opcheck(keep, device):
-    """Of the op without gradients, all steps at once, and step by step with what a backward needs."""
-    (O, E, language, visual, weights), options = call_of(IPRMConfig(dim=16, num_ops=2, num_steps=2).without_dropout())
-    flat, maps = flattened(weights)
-    tensors = [t.detach().float().to(device).requires_grad_(keep) for t in (O, E, language, visual, *flat)]
-    O, E, language, visual, *flat = tensors
-    values = (2, 2, True, ",".join(options["activations"]), list(options["rates"]), [1e-5] * 6)
-    args = (O, E, language, None, visual, None, flat, maps, None, *values, keep, "cuda")
-    torch.library.opcheck(torch.ops.iprm.recurrence, args)
+    assert answers == [None, None]
