@@ -23,10 +23,13 @@ from iprm_kernels.checks import (
     check_rate,
     check_tensor,
     check_tokens,
+    described,
 )
 from iprm_kernels.library import library
 from iprm_kernels.steps import kept
 from iprm_kernels.steps.weights import (
+    NEEDS,
+    ONLY_SIMPLE,
     Activations,
     Epsilons,
     Map,
@@ -186,10 +189,11 @@ def recurrence(
         O and E after T steps (B, K, D) in the inputs' dtype, and where each step looked. All are differentiable.
         Where a gradient will be asked for, the forward keeps what `iprm_kernels.steps.kept` lists.
     Raises:
-        ValueError: a wrong shape, dtype, device, rate or activation.
+        ValueError: a wrong shape, dtype, device, number, rate or activation, or maps that make no form.
         RuntimeError: the named backend cannot run here.
     """
     check_floating("O", O)
+    check_form(weights)
     flat, maps = flattened(weights)
     O, E, language, visual, flat = cast(O.device, O, E, language, visual, flat)
     check_arguments(O, E, language, visual, unflattened(flat, maps), language_mask, visual_mask, steps)
@@ -217,13 +221,36 @@ def check_arguments(O, E, language, visual, weights: Weights, language_mask, vis
     for name, mask, tokens in (("language_mask", language_mask, language), ("visual_mask", visual_mask, visual)):
         if mask is not None:
             check_tensor(name, mask, tokens.shape[:2], torch.bool, O.device)
-    shapes = weights.shapes()
+    check_tensor("weights.C2.weight", weights.C2.weight, ("R", "R"), *like)  # by which the others' R is known
+    shapes = weights.shapes(D)
     for name, m in zip(weights._fields, weights, strict=True):
         for i, one in enumerate(m if name == "F2" else [] if m is None else [m]):
             label = f"weights.F2[{i}]" if name == "F2" else f"weights.{name}"
             check_map(label, one, shapes[name], *like)
     if len(weights.F2) not in (1, steps):
         raise ValueError(f"weights.F2: expected one map, or one for each of {steps} steps, got {len(weights.F2)}")
+
+
+def check_form(weights: Weights) -> None:
+    """Raise unless the maps that are given make one form, see `Weights`."""
+    if not isinstance(weights, Weights):
+        raise ValueError(f"weights: expected Weights, got {described(weights)}")
+    given = {name: m for name, m in zip(weights._fields, weights, strict=True) if m is not None}
+    for name in weights._fields:
+        if name not in given and name not in weights._field_defaults:
+            raise ValueError(f"weights.{name}: expected {_what(name)}, got None")
+    for name, m in given.items():
+        if not all(isinstance(one, Map) for one in m) if name == "F2" else not isinstance(m, Map):
+            raise ValueError(f"weights.{name}: expected {_what(name)}, got {described(m)}")
+        for other in NEEDS.get(name, ()):
+            if other not in given:
+                raise ValueError(f"weights.{other}: expected a map because there is {name}, got None")
+        if name in ONLY_SIMPLE and "Wk" in given:
+            raise ValueError(f"weights.{name}: expected None because there is Wk, got a map")
+
+
+def _what(field: str) -> str:
+    return "a tuple of maps" if field == "F2" else "a map"
 
 
 def check_map(name: str, m: Map, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:

@@ -62,9 +62,9 @@ class Weights(NamedTuple):
         """R."""
         return self.C2.weight.shape[0]
 
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of each map's weight for this D and R, by field."""
-        D, R = self.F1.weight.shape[-1], self.C2.weight.shape[-1]
+    def shapes(self, D: int) -> dict[str, tuple[int, ...]]:
+        """The shape of each map's weight for this D, and R of these maps, by field."""
+        R = self.reduced
         square = ("F1", "F2", "G1", "G2", "Wv", "Qo", "Ko", "Vo", "Vr", "So", "Sr")
         return {
             **dict.fromkeys(square, (D, D)),
@@ -77,6 +77,22 @@ class Weights(NamedTuple):
             "J_execution": (R, 2 * R),
             "w": (1, R),
         }
+
+
+NEEDS: dict[str, tuple[str, ...]] = {
+    "G1": ("G2",),
+    "G2": ("G1",),
+    "J_formation": ("G1",),
+    "Wk": ("Wq",),
+    "Wq": ("Wk",),
+    "Uo": ("Ur",),
+    "Ur": ("Uo",),
+    **dict.fromkeys(("update_norm_o", "update_norm_r"), ("Uo",)),
+    "Qo": ("c", "Vo", "Vr", "So", "Sr"),
+    **dict.fromkeys(("Ko", "c", "Vo", "Vr", "So", "Sr", "composition_norm_o", "composition_norm_r"), ("Qo",)),
+}
+"""Of the fields of `Weights` that may be None, those that are nothing without others."""
+ONLY_SIMPLE = ("We2", "Wz2", "J_execution")
 
 
 def flattened(weights: Weights) -> tuple[list[Tensor], str]:

@@ -11,7 +11,8 @@ import test_formation
 import torch
 
 import iprm_kernels
-from iprm_kernels import backends
+from iprm import IPRMConfig, fast
+from iprm_kernels import Map, Rates, Weights, backends
 from iprm_kernels.backends.calls import Call
 
 
@@ -44,6 +45,16 @@ def composition(**changes):
 
 def dropout(**changes):
     return iprm_kernels.dropout(**{"x": torch.randn(3), "p": 0.5, "seed": torch.tensor([1]), "stream": 0, **changes})
+
+
+def weights_of(**options) -> Weights:
+    return fast.IPRM(IPRMConfig(dim=4, num_ops=3, **options))._weights()
+
+
+def recurrence(**changes):
+    states = {name: torch.randn(2, 3, 4) for name in ("O", "E")}
+    tokens = {"language": torch.randn(2, 5, 4), "visual": torch.randn(2, 7, 4)}
+    return iprm_kernels.recurrence(**{**states, **tokens, "weights": weights_of(), "steps": 2, **changes})
 
 
 BAD = [
@@ -88,6 +99,7 @@ CORES = {
     "execution_simple_dropped": (simple_dropped, ("V", "C1", "c1", "C2", "c2", "query", "w")),
     "composition": (composition, ("query", "gate")),
     "dropout": (dropout, ("x",)),
+    "recurrence": (recurrence, ("O", "E", "language", "visual")),
 }
 
 
@@ -119,6 +131,10 @@ RATES = {
     "composition": ("p_product", "p_value", "p_attention"),
     "dropout": ("p",),
 }
+NUMBERS = {name: {"step": (0, 2**28)} for name in CORES} | {
+    "dropout": {"stream": (0, 2**32)},
+    "recurrence": {"steps": (1, 2**28), "window": (0, 2**28)},
+}
 
 
 @pytest.mark.parametrize("backend", ["auto", *backends.BACKENDS])
@@ -126,14 +142,15 @@ RATES = {
 def test_what_is_no_number_in_range_is_named(name, backend):
     """Whichever backend is asked for."""
     core, _ = CORES[name]
-    number, most = ("stream", 2**32) if name == "dropout" else ("step", 2**28)
-    for value in (-1, most, 1.0, "x", None, True):
-        with pytest.raises(ValueError, match=f"^{number}: expected an integer from 0 to {most - 1}, got "):
-            core(**{number: value, "backend": backend})
-    for rate in RATES[name]:
+    for number, (least, most) in NUMBERS[name].items():
+        for value in (least - 1, most, 1.0, "x", None, True):
+            with pytest.raises(ValueError, match=f"^{number}: expected an integer from {least} to {most - 1}, got "):
+                core(**{number: value, "backend": backend})
+    for rate in RATES.get(name, [f"rates.{field}" for field in Rates._fields]):
         for value in ("x", None, [0.1], 1.0, 2, -0.1, float("nan"), True, torch.tensor(0.1)):
+            rates = {"rates": Rates()._replace(**{rate[6:]: value})} if name == "recurrence" else {rate: value}
             with pytest.raises(ValueError, match=rf"^{rate}: expected a rate in \[0, 1\), got "):
-                core(**{rate: value, "backend": backend})
+                core(**rates, backend=backend)
 
 
 @pytest.mark.parametrize("argument", ["keys", "operations", "results"])
@@ -143,6 +160,46 @@ def test_what_is_no_list_of_states_is_named(argument):
             composition(**{argument: value})
     with pytest.raises(ValueError, match=rf"^{argument}\[0\]: expected \(2, 3, 4\) float32 on cpu, got None"):
         composition(**{argument: [None, None]})
+
+
+FORMS = [
+    {"key_projection": True, "query_from_results": "concat", "update_norm": True, "composition_norm": True},
+    {"execution": "simple", "operation_mlp": True, "result_mlp": True, "execution_query": "concat"},
+]
+
+
+@pytest.mark.parametrize("options", FORMS, ids=["full", "simple"])
+def test_maps_that_make_no_form_are_named(options):
+    """Each map left out in turn: what needs it, or what it needs, says so; the rest are options."""
+    weights = weights_of(**options)
+    optional = {"J_formation", "J_execution", "We2", "Wz2", "Ko"} | {name for name in weights._fields if "norm" in name}
+    for name in weights._fields:
+        if getattr(weights, name) is not None and name not in optional:
+            with pytest.raises(ValueError, match=r"^weights\.\w+: expected a (map|tuple of maps).*, got None$"):
+                recurrence(weights=weights._replace(**{name: None}))
+
+
+def test_what_is_no_form_of_weights_is_named():
+    full, simple = weights_of(), weights_of(execution="simple", operation_mlp=True)
+    layer, narrow = full.F1, Map(torch.randn(3, 3), torch.randn(3))
+    bad = {
+        r"weights: expected Weights, got \[\] \(list\)": [],
+        r"weights.F1: expected a map, got \(4, 4\) float32": full._replace(F1=layer.weight),
+        r"weights.F2: expected a tuple of maps, got .* \(Map\)": full._replace(F2=layer),
+        "weights.F2: expected one map, or one for each of 2 steps, got 0": full._replace(F2=()),
+        "weights.Ur: expected a map because there is Uo, got None": full._replace(Ur=None),
+        "weights.Wz2: expected None because there is Wk, got a map": full._replace(Wz2=simple.Wz2),
+    }
+    for name in ("F1", "C1", "C2", "Wv"):
+        no_weight = layer._replace(weight=None)
+        bad[rf"weights.{name}.weight: expected .* float32 on cpu, got None"] = full._replace(**{name: no_weight})
+    for name in ("F1", "Wv"):
+        bad[rf"weights.{name}.weight: expected \(4, 4\) .*, got \(3, 3\)"] = full._replace(**{name: narrow})
+    for message, weights in bad.items():
+        with pytest.raises(ValueError, match=f"^{message}"):
+            recurrence(weights=weights)
+    with pytest.raises(ValueError, match=r"^weights.F1.weight: expected \(5, 5\) float32 on cpu, got \(4, 4\)"):
+        recurrence(**{name: torch.randn(2, 3, 5) for name in ("O", "E", "language", "visual")})
 
 
 def test_every_backend_says_why_it_cannot_run():
