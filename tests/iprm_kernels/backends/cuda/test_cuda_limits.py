@@ -5,7 +5,6 @@ from __future__ import annotations
 import cuda_figures
 import pytest
 import torch
-from all_steps import why_not
 from device_cores import DTYPES
 from pairs import inputs, pair
 

@@ -6,11 +6,9 @@ from functools import partial
 
 import pytest
 import torch
-from all_steps import why_not
 from device_cores import DTYPES
 from pairs import draws_of, inputs, outputs_of, pair
 from planted import neighbour, one_entry
-from test_recurrence import call_of
 
 from iprm import IPRMConfig, fast
 from iprm_kernels.backends import at_once
