@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 import torch._dynamo.testing
+from functorch.compile import make_boxed_func
 from pairs import inputs, pair
+from torch._dynamo.backends.common import aot_autograd
 
 from iprm import IPRMConfig
 from iprm_kernels.dropout import draw_seed
@@ -34,6 +36,26 @@ def test_dynamic_sizes_with_dropout(which, options):
         torch.testing.assert_close(gradients(model, compiled, args), gradients(model, model, args))
         counts.add(counter.frame_count)
     assert len(counts) == 1
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("options", [{}, {"execution": "simple"}, {"num_steps": 5, "per_step_query": True}], ids=str)
+def test_is_one_node(options, train):
+    """All steps are one operator in a graph and one in its backward, beside the draw of dropout's seed. Sizes that
+    change compile once more, with whatever sizes."""
+    model = pair(IPRMConfig(**SMALL | options))[1].train(train)
+    graphs = []
+
+    def record(graph, _):
+        graphs.append([name for node in graph.graph.nodes if (name := str(node.target)).startswith("iprm.")])
+        return make_boxed_func(graph)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend=aot_autograd(fw_compiler=record, bw_compiler=record))
+    for B, L, N in ((3, 5, 7), (4, 6, 9), (2, 11, 13), (5, 8, 21)):
+        compiled(*inputs(model.config, B, L, N, masked=True)).sum().backward()
+    forward = ["iprm.draw_seed.default"] * train + ["iprm.recurrence.default"]
+    assert graphs == [forward, ["iprm.recurrence_backward.default"]] * 2
 
 
 def test_same_dropout_from_the_same_seed(inductor):
