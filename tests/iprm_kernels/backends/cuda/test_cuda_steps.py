@@ -135,7 +135,7 @@ ARGUMENTS = (*TENSORS, "weights", "steps", "window", "mask_self", "activations")
 """Of the launch, in order."""
 PLANTED = {
     "a bias left out": (
-        10,
+        "weights",
         lambda weights: [torch.zeros_like(t) if i == 1 else t for i, t in enumerate(weights)],
     ),
     "a matrix 1 % off": ("weights", lambda weights: [1.01 * t if i == 2 else t for i, t in enumerate(weights)]),
