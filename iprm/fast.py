@@ -7,8 +7,6 @@ reference does.
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from torch import Tensor, nn
 
@@ -35,6 +33,11 @@ def map_of(layer: nn.Module) -> Map | None:
     return None if isinstance(layer, nn.Identity) else Map(layer.weight, bias_of(layer))
 
 
+STATELESS = {nn.Linear, nn.LayerNorm, nn.Identity, nn.ModuleList, reference.InitialMemory, reference.Readout}
+STATELESS |= {*STAGES.values()}
+"""Modules that compute with inputs and parameters alone; another class may have a state that no graph would see."""
+
+
 class IPRM(reference.IPRM):
     """The iterative and parallel reasoning mechanism on fused kernels: `iprm.reference.IPRM`, faster and smaller.
 
@@ -44,12 +47,18 @@ class IPRM(reference.IPRM):
         config: every option, see `IPRMConfig`.
         backend: "auto" takes the best backend that supports the call; a named one runs or raises with the reason.
             See `iprm_kernels.reasons` for what can run here.
-        cuda_graph: replay forwards without gradients and dropout as CUDA graphs. The first call of each kind (shapes,
-            dtypes, which masks, attention returned or not, autocast) runs a few times and is captured, so it is slow;
-            the later ones are one launch, on copies of the inputs, and return copies. The last eight kinds are kept,
-            each with its memory; moving or replacing parameters discards them, new values in place do not. With
-            gradients or dropout the call runs as usual; so it does where a stage or a layer has a hook, and on a CPU,
-            which has nothing to capture.
+        cuda_graph: replay forwards and training steps as CUDA graphs, with dropout drawn anew. The first call of each
+            kind (shapes, dtypes, which masks, attention returned or not, autocast, training or evaluation, which inputs
+            and parameters require gradients) runs a few times and is captured, so it is slow; the later ones are one
+            launch forward and one backward, on copies of the inputs, and return copies. The last eight kinds are kept,
+            each with its memory: of a step, all activations and gradients. Moving or replacing parameters discards
+            them, so leave it off where they move in each call (sharded ones); new values in place do not.
+
+            A call runs as usual on a CPU, which has nothing to capture; on an empty batch; where a stage or a layer has
+            a hook or is of another class than here; within activation checkpointing and other hooks of saved tensors,
+            torch.func, forward mode, compilers and tracers; with gradients, on torch before 2.8, and while an earlier
+            call of its kind waits for its backward (of two forwards before one backward, the first is replayed). A
+            second backward of one call, and one with `create_graph` or `is_grads_batched`, runs the forward once more.
 
     Layers need not be plain: adapters, hooks, pruning, quantised or sharded weights give the reference's numbers. A
     module with such a layer in its stages runs as the reference does, at the reference's cost, and a warning says so
@@ -74,10 +83,13 @@ class IPRM(reference.IPRM):
     ) -> Tensor | tuple[Tensor, Attention]:
         """`iprm.reference.IPRM.forward`."""
         inputs = (language, summary, visual, language_mask, visual_mask)
-        run = functools.partial(super().forward, return_attention=return_attention)
-        if self.graphs is None or self._drops() or not self.graphs.serves(inputs) or self._hooked():
-            return run(*inputs)
-        return self.graphs(run, inputs, self.parameters(), return_attention)
+
+        def forward(module: IPRM, *inputs: Tensor | None) -> Tensor | tuple[Tensor, Attention]:
+            return super().forward(*inputs, return_attention=return_attention)
+
+        if self.graphs is None or not self._is_capturable():
+            return forward(self, *inputs)
+        return self.graphs(forward, self, inputs, (return_attention, self.training, self.backend))
 
     def _run(
         self,
@@ -122,9 +134,11 @@ class IPRM(reference.IPRM):
             )
         return reason
 
-    def _hooked(self) -> bool:
-        """Whether a call of anything inside of this module runs a hook, which a graph would pass by."""
-        return any(has_hooks(module) for module in self.modules() if module is not self)
+    def _is_capturable(self) -> bool:
+        """Whether a graph would do all that a call does inside of this module."""
+        return all(
+            type(module) in STATELESS and not has_hooks(module) for module in self.modules() if module is not self
+        )
 
     def _norms(self) -> dict[str, nn.Module]:
         """The norms of the stages, under their names in `Weights`."""

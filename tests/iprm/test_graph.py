@@ -1,105 +1,16 @@
-"""The CUDA-graph switch of the fast module. Without a device, the parts of torch.cuda that it uses are replaced by ones
-that record the operators of a capture and run the same ones on the same tensors again."""
+"""The CUDA-graph switch of the fast module: forwards without gradients. Steps are in test_graph_steps.py."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import pickle
-from types import SimpleNamespace
 
 import pytest
 import torch
-from pairs import inputs, pair
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from fake_graphs import CONFIG, SIDE, FakeGraph, capture, check, models
+from pairs import inputs
 
-from iprm import IPRMConfig, fast, graphs
-
-CONFIG = IPRMConfig(dim=12, num_ops=3, num_steps=2)
-
-
-class Recorder(TorchDispatchMode):
-    """Keeps every operator with its arguments and results."""
-
-    def __init__(self):
-        super().__init__()
-        self.calls = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        self.calls.append((function, args, kwargs or {}, result))
-        return result
-
-
-class FakeGraph:
-    captures = replays = 0
-
-    def replay(self):
-        FakeGraph.replays += 1
-        for function, args, kwargs, result in self.recorder.calls:
-            again = function(*args, **kwargs)
-            for old, new in zip(tree_leaves(result), tree_leaves(again), strict=True):
-                if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
-                    old.copy_(new)
-
-
-@contextlib.contextmanager
-def capture(graph, capture_error_mode):
-    assert SIDE.waited, "the warm-up comes first, on another stream"
-    FakeGraph.captures += 1
-    with Recorder() as graph.recorder:
-        yield
-
-
-class FakeStream:
-    def __init__(self):
-        self.waited = []
-
-    def wait_stream(self, other):
-        self.waited.append(other)
-
-    def wait_event(self, event):
-        pass
-
-
-SIDE = FakeStream()
-
-
-@pytest.fixture
-def device(monkeypatch):
-    """The CPU in the place of a CUDA device."""
-    current = FakeStream()
-    SIDE.waited.clear()
-    FakeGraph.captures = FakeGraph.replays = 0
-    monkeypatch.setattr(graphs, "DEVICE", "cpu")
-    for name, fake in {
-        "CUDAGraph": FakeGraph,
-        "graph": capture,
-        "Stream": lambda: SIDE,
-        "Event": lambda: SimpleNamespace(record=lambda: None),
-        "stream": contextlib.nullcontext,
-        "device": contextlib.nullcontext,
-        "current_stream": lambda: current,
-        "is_current_stream_capturing": lambda: False,
-    }.items():
-        monkeypatch.setattr(torch.cuda, name, fake)
-
-
-def models(config=CONFIG, **options):
-    """A module without the switch and one with it, with the same weights."""
-    _, plain = pair(config, **options)
-    switched = fast.IPRM(config, cuda_graph=True).to(next(plain.parameters()).dtype)
-    switched.load_state_dict(plain.state_dict())
-    return plain.eval(), switched.eval()
-
-
-def check(plain, switched, args, **options):
-    with torch.no_grad():
-        want, got = plain(*args, **options), switched(*args, **options)
-    for a, b in zip(tree_leaves(got), tree_leaves(want), strict=True):
-        torch.testing.assert_close(a, b)
-    return got
+from iprm import fast
 
 
 def test_captures_once_and_replays(device):
@@ -202,19 +113,22 @@ def test_weights_elsewhere_are_captured_anew(how, device):
     assert (FakeGraph.captures, len(switched.graphs)) == (2, 1)
 
 
-def test_gradients_and_dropout_run_as_usual(device):
+def test_dropout_without_gradients(device):
     plain, switched = models()
     args = inputs(CONFIG)
-    switched(*args).sum().backward()
-    assert all(p.grad is not None for p in switched.parameters())
-    with torch.no_grad():
-        torch.manual_seed(3)
-        want = plain.train()(*args)
-        torch.manual_seed(3)
-        torch.testing.assert_close(switched.train()(*args), want)
-    assert FakeGraph.captures == 0
-    check(plain.eval(), switched.eval(), args)
-    assert FakeGraph.captures == 1
+    plain.train(), switched.train()
+    results = []
+    for seed in (3, 4, 3):
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            want = plain(*args)
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            results.append(switched(*args))
+        torch.testing.assert_close(results[-1], want)
+    assert (FakeGraph.captures, FakeGraph.replays) == (1, 3)
+    assert torch.equal(results[0], results[2])
+    assert not torch.allclose(results[0], results[1])
 
 
 def test_inference_mode_and_no_grad_share_graphs(device):
@@ -272,12 +186,13 @@ def test_inside_a_capture_runs_as_usual(device, monkeypatch):
     assert FakeGraph.captures == 0
 
 
-def test_compiles_as_usual(device):
+@pytest.mark.parametrize("grad", [False, True])
+def test_compiles_as_usual(grad, device):
     plain, switched = models()
     args = inputs(CONFIG)
     torch._dynamo.reset()
     compiled = torch.compile(switched, fullgraph=True, backend="aot_eager")
-    with torch.no_grad():
+    with torch.set_grad_enabled(grad):
         torch.testing.assert_close(compiled(*args), plain(*args))
     assert FakeGraph.captures == 0
 
@@ -292,21 +207,6 @@ def test_off_by_default():
     assert fast.IPRM(CONFIG).graphs is None
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
-@pytest.mark.parametrize("backend", ["auto", "eager"])
-def test_on_a_device(backend):
-    plain, switched = models(dtype=torch.float32)
-    for model in (plain, switched):
-        model.backend = backend
-        model.cuda()
-    for _ in range(3):
-        args = [
-            a if a is None else a.to("cuda", torch.float32 if a.is_floating_point() else None) for a in inputs(CONFIG)
-        ]
-        check(plain, switched, args)
-    assert len(switched.graphs) == 1
-
-
 def test_hooks_run_as_usual(device):
     """A graph would pass them by."""
     plain, switched = models()
@@ -316,3 +216,9 @@ def test_hooks_run_as_usual(device):
         check(plain, switched, inputs(CONFIG))
     assert FakeGraph.captures == 0
     assert len(seen) == 2 * CONFIG.num_steps
+
+
+def test_the_fakes_refuse_what_waits_for_the_device(device):
+    SIDE.wait_stream(None)
+    with pytest.raises(AssertionError, match="waits for the device"), capture(FakeGraph(), None, ""):
+        torch.ones(1).item()
