@@ -140,10 +140,6 @@ class Formation(nn.Module):
         from_results = self.G2(drop(φ_g(self.G1(E)), c.formation_dropout, Role.FORMATION_RESULT))
         return q + from_results if c.query_from_results == "sum" else self.J(torch.cat([q, from_results], -1))
 
-    def prepare(self, X: Tensor, drop: Draw) -> Tensor:
-        """What the steps read, made once per forward pass: here X itself."""
-        return X
-
     def forward(self, O: Tensor, E: Tensor, X: Tensor, mask: Tensor | None, drop: Draw) -> tuple[Tensor, Tensor]:
         """-> z (B, K, D), attention (B, K, L)."""
         q = self.query(O, E, drop)
@@ -218,10 +214,6 @@ class Execution(nn.Module):
         φ_v = ACTIVATIONS[self.config.execution_activation]
         κ = self.C2(φ_v(self.C1(x)))
         return self.simple_query(z, E, drop)[:, :, None] * κ[:, None]
-
-    def prepare(self, V: Tensor, drop: Draw) -> Tensor:
-        """What the steps look at, made once per forward pass: here V itself."""
-        return V
 
     def forward(self, z: Tensor, E: Tensor, V: Tensor, mask: Tensor | None, drop: Draw) -> tuple[Tensor, Tensor]:
         """-> r (B, K, D), attention (B, K, N)."""
@@ -322,9 +314,6 @@ class IPRM(nn.Module):
         config: every option, see `IPRMConfig`.
     """
 
-    formation_class: type[Formation] = Formation
-    execution_class: type[Execution] = Execution
-    composition_class: type[Composition] = Composition
     backend = "auto"
 
     def __init__(self, config: IPRMConfig):
@@ -333,9 +322,9 @@ class IPRM(nn.Module):
             raise TypeError(f"config: expected IPRMConfig, got {type(config).__name__}")
         self.config = config
         self.memory = InitialMemory(config)
-        self.formation = self.formation_class(config)
-        self.execution = self.execution_class(config)
-        self.composition = self.composition_class(config)
+        self.formation = Formation(config)
+        self.execution = Execution(config)
+        self.composition = Composition(config)
         self.readout = Readout(config)
 
     def _like(self, visual: Tensor) -> Tensor:
@@ -374,9 +363,6 @@ class IPRM(nn.Module):
 
     def _drops(self) -> bool:
         return self.training and self.config.drops
-
-    def _draw(self, seed: Tensor | None) -> Draw:
-        return Draw(seed, backend=self.backend)
 
     def _pad(self, attention: Tensor | None, like: Tensor) -> Tensor:
         """Composition attention widened with zeros to all K·(1+W) columns."""
@@ -424,15 +410,14 @@ class IPRM(nn.Module):
     ) -> Tensor | tuple[Tensor, Attention]:
         """`forward` on inputs that have been checked."""
         c = self.config
-        draw = self._draw(draw_seed(visual.device) if self._drops() else None)
+        draw = Draw(draw_seed(visual.device) if self._drops() else None, backend=self.backend)
         past = [self.memory(summary, visual)]
-        read, looked_at = self.formation.prepare(language, draw), self.execution.prepare(visual, draw)
         a_language, a_visual, a_operations = [], [], []
         for step in range(c.num_steps):
             drop = draw.at(step)
             O, E = past[0]
-            z, a_l = self.formation(O, E, read, language_mask, drop)
-            r, a_v = self.execution(z, E, looked_at, visual_mask, drop)
+            z, a_l = self.formation(O, E, language, language_mask, drop)
+            r, a_v = self.execution(z, E, visual, visual_mask, drop)
             O, E, a_o = self.composition(z, r, past, drop)
             past = [(O, E), *past][: max(1, c.window)]
             if return_attention:

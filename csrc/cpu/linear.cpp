@@ -31,9 +31,10 @@ struct Linear {
         this->c = contiguous(c);
     }
 
-    // The kernels that read the weight where it lies.
+    // The kernels of linear_kernel.h, over parts whose sizes do not depend on the number of threads; a part's rows stay
+    // with the thread that had them before.
     template <typename T>
-    Tensor where_it_lies() const {
+    Tensor by_kernels() const {
         constexpr int64_t column_chunk = 64;
         const bool many = rows >= kernels<T>().many_rows;
         const int64_t row_chunk = many ? 64 : 48;
@@ -81,7 +82,7 @@ struct Linear {
             using T = decltype(zero);
             // The library packs the weight: that pays where rows are many, but not of one that the nearest caches hold.
             const bool small = depth * columns <= 1 << 15;
-            return rows < kernels<T>().many_rows || small ? where_it_lies<T>() : by_library();
+            return rows < kernels<T>().many_rows || small ? by_kernels<T>() : by_library();
         });
     }
 

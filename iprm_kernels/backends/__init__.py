@@ -64,7 +64,6 @@ def select(name: str, call: Call, device: torch.device, dtype: torch.dtype) -> M
     raise RuntimeError(f"backend {name!r} cannot run {call.op} for {name_of(dtype)} on {device}: {why}")
 
 
-@torch.compiler.assume_constant_result
 def working_dtype(name: str, like: Tensor) -> torch.dtype:
     """The dtype that the recurrence of a backend keeps its rows in, for inputs like this."""
     return select(name, Call("recurrence"), like.device, like.dtype).working_dtype(like.dtype)

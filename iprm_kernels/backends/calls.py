@@ -7,8 +7,6 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from iprm_kernels.steps.weights import unflattened
-
 
 class Call(NamedTuple):
     """One call of an op. A size of 0 is not asked about; without an op, the sizes are those of a model with
@@ -64,8 +62,8 @@ def _recurrence_backward(
 
 def _of_recurrence(memory, language, visual, weights, maps, seed, steps, window, *_) -> dict:
     """Execution of the simple form has no limit on R, and is not asked about it."""
-    w, (B, K, D) = unflattened(weights, maps), memory.shape
-    R = 0 if w.Wk is None else w.reduced
+    (B, K, D), names = memory.shape, maps.split(",")
+    R = weights[2 * names.index("Wk")].shape[0] if "Wk" in names else 0
     return {"B": B, "K": K, "L": language.shape[1], "N": visual.shape[1], "D": D, "R": R, "blocks": 1 + window}
 
 

@@ -52,9 +52,10 @@ composition_backward = _op("composition_backward")
 
 
 def linear(x: Tensor, weight: Tensor, c: Tensor | None = None) -> Tensor:
-    """x weightᵀ + c, read from the weight where it lies while rows are few. It has no graph and ignores autocast.
+    """x weightᵀ + c, without a graph and without regard to autocast.
 
-    The bits of few rows are the same for any number of threads; many are the library's product.
+    Where rows are few, or the weight is small, by kernels that do not pack it, with the same bits for any number of
+    threads; else by the library.
 
     Args:
         x: (..., I) float32 or float64.

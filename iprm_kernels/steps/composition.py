@@ -229,10 +229,12 @@ class Composition:
             grads["Uo"] = run.map_gradient("Uo", ACTIVATIONS[run.o.activations.op](kept["z"]), kept["O"])
         if "Ur" in run.needs:
             grads["Ur"] = run.map_gradient("Ur", kept["E"], ACTIVATIONS[run.o.activations.result](kept["r"]))
-        grads |= {name: run.norm_gradient(name) for name in run.needs if name.startswith(("update_n", "composition_n"))}
+        grads |= {
+            name: run.summed_gradient(name) for name in run.needs if name.startswith(("update_n", "composition_n"))
+        }
         if not self.composes:
             return grads
-        grads["c"] = run.sums["c"][None], torch.zeros_like(run.w.c.bias)  # c0 shifts a whole row of logits
+        grads["c"] = run.gate_gradient("c")
         for name, x in (("Qo", "o"), ("So", "o"), ("Sr", "e")):
             if name in run.needs:
                 grads[name] = run.map_gradient(name, kept[x])

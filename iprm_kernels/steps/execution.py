@@ -133,11 +133,11 @@ class Execution:
     def gradients(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Weight and bias gradients of the maps that both forms have, by field."""
         run = self.run
-        grads = {"w": (run.sums["w"][None], torch.zeros_like(run.w.w.bias))}  # w0 shifts a whole row of logits
+        grads = {"w": run.gate_gradient("w")}
         if "Wv" in run.needs:
             grads["Wv"] = run.map_gradient("Wv", run.kept["Wv"])
         if "execution_norm" in run.needs:
-            grads["execution_norm"] = run.norm_gradient("execution_norm")
+            grads["execution_norm"] = run.summed_gradient("execution_norm")
         return grads
 
 
@@ -190,9 +190,12 @@ class Full(Execution):
         dv, du, dg, dl, dC1a, dC2, dc2, dw, dx = run.cores.execution_backward(
             d_pooled, da, *look.keys, g, l, *weights, look.x, a, *self.core_options(t), needs, *self.packed
         )
-        for name, d in (("C1a", dC1a), ("C2", dC2), ("C2.bias", dc2), ("w", dw)):
-            if name[:2] in run.needs or name == "w":
-                run.add(name, d)
+        run.add("w", dw)
+        if "C1" in run.needs:
+            run.add("C1a", dC1a)
+        if "C2" in run.needs:
+            run.add("C2", dC2)
+            run.add("C2.bias", dc2)
         run.row("Wq", t, dl)
         run.row("g", t, dg)
         dz = run.linear_back(w.Wq, dl, dz)
@@ -209,13 +212,9 @@ class Full(Execution):
             grads |= {name: (part, bias.clone()) for (name, _), part in zip(wanted, parts, strict=True)}
         if "Wq" in run.needs:
             grads["Wq"] = run.map_gradient("Wq", run.kept["z"])
-        if "Wk" in run.needs:
-            grads["Wk"] = sums["Wk"], sums["Wk.bias"]
         if "C1" in run.needs:
             grads["C1"] = torch.cat([sums["C1a"], sums["C1b"]], 1), sums["C1.bias"]
-        if "C2" in run.needs:
-            grads["C2"] = sums["C2"], sums["C2.bias"]
-        return grads
+        return grads | {name: run.summed_gradient(name) for name in {"Wk", "C2"} & run.needs}
 
 
 class Simple(Execution):
@@ -280,10 +279,7 @@ class Simple(Execution):
         run, second, (inner, sites) = self.run, getattr(self.run.w, name + "2"), self.sites(name, t)
         if second is None:
             return run.dropped_linear(name, x, sites)
-        dropped = run.drop(x, *sites)
-        if dropped is not x:
-            run.keep(**{name: dropped})
-        return run.two_layers((name, name + "2"), second, dropped, "tanh", inner)
+        return run.two_layers((name, name + "2"), second, run.dropped_input(name, x, sites), "tanh", inner)
 
     def side_back(self, name: str, dy: Tensor, t: int, dx: Tensor) -> Tensor:
         run, second, (inner, sites) = self.run, getattr(self.run.w, name + "2"), self.sites(name, t)
@@ -302,14 +298,12 @@ class Simple(Execution):
         return (rates.result, Role.RESULT_HIDDEN, t), sites[:1] if two else sites
 
     def gradients(self) -> dict[str, tuple[Tensor, Tensor]]:
-        run, sums, grads = self.run, self.run.sums, super().gradients()
+        run, grads = self.run, super().gradients()
         inputs = {"We": "E", "Wz": "z", "We2": "We2", "Wz2": "Wz2", "J_execution": "J_execution"}
         for name, otherwise in inputs.items():
             if name in run.needs:
                 grads[name] = run.map_gradient(name, run.inputs(name, otherwise))
-        for name in self.OF_KEYS & run.needs:
-            grads[name] = sums[name], sums[name + ".bias"]
-        return grads
+        return grads | {name: run.summed_gradient(name) for name in self.OF_KEYS & run.needs}
 
 
 def execution_of(run: Run, V: Tensor, mask: Tensor | None = None, need_tokens: bool = False) -> Execution:

@@ -83,14 +83,14 @@ class Formation:
     def gradients(self) -> dict:
         """Weight and bias gradients by field; those of F2 in a tuple."""
         run, kept = self.run, self.run.kept
-        grads = {"f": (run.sums["f"][None], torch.zeros_like(run.w.f.bias))}  # f0 shifts a whole row of logits
+        grads = {"f": run.gate_gradient("f")}
         for name, x in (("F1", "O"), ("G1", "E"), ("G2", "G2"), ("J_formation", "J_formation")):
             if name in run.needs:
                 grads[name] = run.map_gradient(name, kept[x])
         if "F2" in run.needs:
             grads["F2"] = self.F2_gradients()
         if "formation_norm" in run.needs:
-            grads["formation_norm"] = run.norm_gradient("formation_norm")
+            grads["formation_norm"] = run.summed_gradient("formation_norm")
         return grads
 
     def F2_gradients(self) -> tuple[tuple[Tensor, Tensor], ...]:

@@ -71,12 +71,16 @@ class Run:
             x = x if p == 0.0 else self.cores.dropout(x, p, self.seed, stream_of(step, role))
         return x
 
-    def dropped_linear(self, name: str, x: Tensor, sites: Sites, addend: Tensor | None = None) -> Tensor:
-        """W drop(x) plus bias or addend, for the map of that name."""
+    def dropped_input(self, name: str, x: Tensor, sites: Sites) -> Tensor:
+        """drop(x), which goes into the map of that name; kept where it is not x itself."""
         dropped = self.drop(x, *sites)
         if dropped is not x:
             self.keep(**{name: dropped})
-        return self.linear(getattr(self.w, name), dropped, addend)
+        return dropped
+
+    def dropped_linear(self, name: str, x: Tensor, sites: Sites, addend: Tensor | None = None) -> Tensor:
+        """W drop(x) plus bias or addend, for the map of that name."""
+        return self.linear(getattr(self.w, name), self.dropped_input(name, x, sites), addend)
 
     def dropped_linear_back(self, name: str, dy: Tensor, sites: Sites, addend: Tensor) -> Tensor:
         m = getattr(self.w, name)
@@ -168,9 +172,13 @@ class Run:
         parts, bias = self.products(name, *inputs)
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1), self.sums.get(name + ".bias", bias)
 
-    def norm_gradient(self, name: str) -> tuple[Tensor, Tensor]:
-        """Gain and shift gradients of a layer norm."""
+    def summed_gradient(self, name: str) -> tuple[Tensor, Tensor]:
+        """Both gradients of what was added up step by step: a layer norm, or a map of the tokens."""
         return self.sums[name], self.sums[name + ".bias"]
+
+    def gate_gradient(self, name: str) -> tuple[Tensor, Tensor]:
+        """Of a map to one logit. Its bias shifts a whole row of logits, and drops out of the softmax."""
+        return self.sums[name][None], torch.zeros_like(getattr(self.w, name).bias)
 
     def add(self, name: str, grad: Tensor) -> None:
         """Add a step's part of a gradient that is no product over rows; `add_up` does so, for a step at once."""

@@ -13,6 +13,7 @@ from iprm.config import RATES
 from iprm_kernels import Activations, Map, Rates, recurrence
 from iprm_kernels.backends import BACKENDS, eager
 from iprm_kernels.steps import kept
+from iprm_kernels.steps.run import Run
 from iprm_kernels.steps.weights import Epsilons, Options, flattened, unflattened
 
 SEED = torch.tensor([0x1234_5678_9ABC])
@@ -150,6 +151,15 @@ def test_opcheck(name, dropped, backend):
 @pytest.mark.parametrize("execution", ["full", "simple"])
 def test_frozen_weights_get_no_gradient_and_no_product(execution, backend, monkeypatch):
     """Each alone in turn is trained; the others' rows are not multiplied."""
+    multiplied = []
+    for name in ("products", "add_product"):
+        made = getattr(Run, name)
+
+        def recorded(run, of, *args, made=made):
+            multiplied.append(of)
+            return made(run, of, *args)
+
+        monkeypatch.setattr(Run, name, recorded)
     config = config_of("defaults" if execution == "full" else "simple", True)
     args, options = call_of(config)
     outputs_of(args, options, backend)[1].sum().backward()
@@ -157,7 +167,9 @@ def test_frozen_weights_get_no_gradient_and_no_product(execution, backend, monke
     for i, leaf in enumerate(leaves_of(args)):
         for other in leaves_of(args):
             other.requires_grad_(other is leaf).grad = None
+        multiplied.clear()
         outputs_of(args, options, backend)[1].sum().backward()
+        assert len(set(multiplied)) <= (1 if i >= 4 else 0)  # none for the memory and the tokens
         for j, other in enumerate(leaves_of(args)):
             assert (other.grad is None) == (i != j)
         torch.testing.assert_close(leaf.grad, want[i], rtol=1e-9, atol=1e-10)
