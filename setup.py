@@ -36,7 +36,8 @@ import build_cuda  # noqa: E402
 
 PACKAGE = "iprm_kernels"
 RECORD = "_build.json"  # in the package: whether each extension was built, why not, and for which torch
-COMMON = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "csrc/common").glob("*.cpp"))
+SHARED = ("csrc/common", "csrc/recurrence")  # by all extensions
+COMMON = sorted(path.relative_to(ROOT).as_posix() for folder in SHARED for path in (ROOT / folder).glob("*.cpp"))
 
 # Torch-facing files see torch's headers; kernels.cpp does not, and is compiled once per instruction set.
 KERNELS = "csrc/cpu/kernels.cpp"

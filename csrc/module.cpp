@@ -5,6 +5,7 @@
 
 #include "cpu/dispatch.h"
 #include "cpu/ops.h"
+#include "recurrence/bind.h"
 
 namespace py = pybind11;
 
@@ -41,7 +42,12 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
     m.def("build_info", &build_info);
     m.def("cpu_capability", [] { return std::string(kernel_table().name); });
 
-    m.def("dropout", &dropout, release());
+    m.def(
+        "dropout",
+        [](const Tensor& x, double p, const iprm::OptionalTensor& seed, int64_t stream) {
+            return dropout(x, p, seed, stream);
+        },
+        release());
     m.def("linear", &linear, release());
     m.def("linear_back", &linear_back, release());
     m.def("formation", &formation, release());
@@ -53,4 +59,5 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
     m.def("execution_simple_backward", &execution_simple_backward, release());
     m.def("composition", &composition, release());
     m.def("composition_backward", &composition_backward, release());
+    iprm::recurrence::bind(m, kCores);
 }

@@ -14,21 +14,20 @@ Tensor sum_first(const Tensor& parts) {
     return out;
 }
 
-Tensor dropout(const Tensor& x, double p, const OptionalTensor& seed, int64_t stream) {
+Tensor dropout(const Tensor& x, double p, const OptionalTensor& seed, int64_t stream, const Tensor& out) {
     expect_floating(x, "x", -1);
     const DropoutMask mask = dropout_mask_of_stream(seed, stream, p, "p");
-    const Tensor in = operand(x);
-    Tensor out = allocate(x.sizes(), x);
+    const Tensor in = operand(x), result = out.defined() ? out : allocate(x.sizes(), x);
     with_accumulator(x.scalar_type(), [&](auto zero) {
         using T = decltype(zero);
         constexpr int64_t unit = 256;
         const int64_t count = x.numel();
-        const DropoutArgs<T> args{data<T>(in), out.mutable_data_ptr<T>(), mask};
+        const DropoutArgs<T> args{data<T>(in), result.mutable_data_ptr<T>(), mask};
         parallel((count + unit - 1) / unit, 4 * unit, [&](int64_t first, int64_t last) {
             kernels<T>().dropout(args, first * unit, std::min(last * unit, count));
         });
     });
-    return converted(out, x.scalar_type());
+    return converted(result, x.scalar_type());
 }
 
 }  // namespace iprm::cpu

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "../common/shapes.h"
+#include "../recurrence/cores.h"
 #include "arguments.h"
 
 namespace iprm::cpu {
@@ -19,7 +20,8 @@ using at::Tensor;
 // Fixed-order sum over the first dimension, of contiguous parts; a single one is not copied.
 Tensor sum_first(const Tensor& parts);
 
-Tensor dropout(const Tensor& x, double p, const OptionalTensor& seed, int64_t stream);
+// Written to `out` where that is defined, a contiguous tensor like x.
+Tensor dropout(const Tensor& x, double p, const OptionalTensor& seed, int64_t stream, const Tensor& out = {});
 
 // x (..., I), weight (O, I), c = bias (O,) or addend (..., O): x weight^T + c (..., O), in float32 or float64.
 Tensor linear(const Tensor& x, const Tensor& weight, const OptionalTensor& c);
@@ -72,5 +74,8 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>, std::vector<Tensor>
     const Tensor& query, const std::vector<Tensor>& keys, const std::vector<Tensor>& operations,
     const std::vector<Tensor>& results, const Tensor& gate, const Tensor& attention, bool mask_self,
     const OptionalTensor& seed, int64_t step, double p_product, double p_value, double p_attention);
+
+// The ops as the recurrence takes them.
+extern const recurrence::Cores kCores;
 
 }  // namespace iprm::cpu

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import functools
-import sys
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from iprm_kernels.backends import compiled
+from iprm_kernels.backends import compiled, native
 from iprm_kernels.backends.calls import ANY, Call
 from iprm_kernels.backends.eager import accumulator
-from iprm_kernels.steps import walk
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -103,15 +101,15 @@ def working_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def recurrence(O: Tensor, *args):
     if O.dtype == accumulator(O.dtype):
-        return walk.forward(sys.modules[__name__], O, *args)
-    memory_O, memory_E, *rest = walk.forward(sys.modules[__name__], *widened([O, *args]))
+        return native.forward(extension(), O, *args)
+    memory_O, memory_E, *rest = native.forward(extension(), *widened([O, *args]))
     return memory_O.to(O.dtype), memory_E.to(O.dtype), *rest
 
 
 def recurrence_backward(grad_O: Tensor, *args):
     if grad_O.dtype == accumulator(grad_O.dtype):
-        return walk.backward(sys.modules[__name__], grad_O, *args)
-    *first, of_weights = walk.backward(sys.modules[__name__], *widened([grad_O, *args]))
+        return native.backward(extension(), grad_O, *args)
+    *first, of_weights = native.backward(extension(), *widened([grad_O, *args]))
     return *(d.to(grad_O.dtype) for d in first), [d.to(grad_O.dtype) for d in of_weights]
 
 

@@ -91,6 +91,11 @@ def stacked(kept: dict, w: Weights, o: Options) -> list[Tensor]:
     return [*(torch.stack(kept.pop(name)) for name in widths(w, o)), *(kept.pop(name) for name in once(w, o))]
 
 
+def names(w: Weights, o: Options) -> tuple[str, ...]:
+    """The names of all that is kept, in order."""
+    return (*widths(w, o), *once(w, o))
+
+
 def named(tensors: list[Tensor], w: Weights, o: Options) -> dict[str, Tensor]:
     """The inverse of `stacked`, but that each name has one tensor of all steps."""
-    return dict(zip((*widths(w, o), *once(w, o)), tensors, strict=True))
+    return dict(zip(names(w, o), tensors, strict=True))

@@ -1,0 +1,240 @@
+#include "run.h"
+
+#include <ATen/ops/_foreach_add.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/elu.h>
+#include <ATen/ops/elu_backward.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/gelu.h>
+#include <ATen/ops/gelu_backward.h>
+#include <ATen/ops/layer_norm.h>
+#include <ATen/ops/matmul.h>
+#include <ATen/ops/native_layer_norm.h>
+#include <ATen/ops/native_layer_norm_backward.h>
+#include <ATen/ops/relu.h>
+#include <ATen/ops/sigmoid.h>
+#include <ATen/ops/sigmoid_backward.h>
+#include <ATen/ops/tanh.h>
+#include <ATen/ops/tanh_backward.h>
+#include <ATen/ops/threshold_backward.h>
+#include <ATen/ops/zeros_like.h>
+
+namespace iprm::recurrence {
+
+Tensor activate(const std::string& name, const Tensor& x) {
+    switch (parse_activation(name)) {
+        case Activation::kIdentity:
+            return x;
+        case Activation::kTanh:
+            return at::tanh(x);
+        case Activation::kElu:
+            return at::elu(x);
+        case Activation::kRelu:
+            return at::relu(x);
+        case Activation::kGelu:
+            return at::gelu(x);
+        default:
+            return at::sigmoid(x);
+    }
+}
+
+const Tensor& kept_of(const std::string& name, const Tensor& x, const Tensor& y) { return name == "gelu" ? x : y; }
+
+Tensor gradient(const std::string& name, const Tensor& dy, const Tensor& kept) {
+    switch (parse_activation(name)) {
+        case Activation::kIdentity:
+            return dy;
+        case Activation::kTanh:
+            return at::tanh_backward(dy, kept);
+        case Activation::kElu:
+            return at::elu_backward(dy, 1.0, 1.0, 1.0, true, kept);
+        case Activation::kRelu:
+            return at::threshold_backward(dy, kept, 0);
+        case Activation::kGelu:
+            return at::gelu_backward(dy, kept);
+        default:
+            return at::sigmoid_backward(dy, kept);
+    }
+}
+
+Kept::Kept(const std::vector<std::string>& names, const Tensors& tensors) {
+    TORCH_CHECK_VALUE(names.size() == tensors.size(), "kept: expected ", names.size(), " tensors, got ",
+                      tensors.size());
+    for (size_t i = 0; i < names.size(); ++i) tensors_.emplace(names[i], Entry{tensors[i]});
+}
+
+Tensor Kept::place(const std::string& name) {
+    const auto found = tensors_.find(name);
+    return found == tensors_.end() ? Tensor() : found->second.tensor.select(0, found->second.next++);
+}
+
+void Kept::keep(const std::string& name, const Tensor& x) {
+    const Tensor to = place(name);
+    if (to.defined()) to.copy_(x);
+}
+
+Run::Run(const Cores& cores, Weights& weights, const Options& options, OptionalTensor seed, Kept kept, bool returning,
+         std::set<std::string> needs)
+    : cores(cores),
+      w(weights),
+      o(options),
+      seed(std::move(seed)),
+      kept(std::move(kept)),
+      returning(returning),
+      needs(std::move(needs)) {}
+
+// Products of rows with a weight: (B, K, inputs) -> (B, K, outputs) and back.
+
+Tensor Run::linear(Map& map, const Tensor& x, const Tensor& addend, const Tensor& out) const {
+    return cores.linear(x, map, addend.defined() ? addend : map.bias, out);
+}
+
+Tensor Run::linear_back(Map& map, const Tensor& dy, const Tensor& addend, const Tensor& out) const {
+    return cores.linear_back(dy, map, addend, out);
+}
+
+// Dropout.
+
+Tensor Run::drop(const Tensor& x, const Sites& sites, const Tensor& out) const {
+    size_t left = 0;
+    for (const Site& site : sites) left += site.p > 0.0;
+    Tensor y = x;
+    for (const Site& site : sites) {
+        if (site.p == 0.0) continue;
+        y = cores.dropout(y, site.p, seed, stream_of(site.step, site.role), --left == 0 ? out : Tensor());
+    }
+    return y;
+}
+
+Tensor Run::dropped_input(const std::string& name, const Tensor& x, const Sites& sites) {
+    for (const Site& site : sites) {
+        if (site.p > 0.0) return drop(x, sites, kept.place(name));
+    }
+    return x;
+}
+
+Tensor Run::dropped_linear(const std::string& name, const Tensor& x, const Sites& sites, const Tensor& addend,
+                           const Tensor& out) {
+    return linear(w[name], dropped_input(name, x, sites), addend, out);
+}
+
+Tensor Run::dropped_linear_back(const std::string& name, const Tensor& dy, const Sites& sites, const Tensor& addend) {
+    bool dropped = false;
+    for (const Site& site : sites) dropped = dropped || site.p > 0.0;
+    if (!dropped) return linear_back(w[name], dy, addend);
+    return addend + drop(linear_back(w[name], dy), sites);
+}
+
+// Two layers.
+
+Tensor Run::two_layers(const std::string& first, const std::string& second, Map& map, const Tensor& x,
+                       const std::string& activation, const Site& site, const Tensor& out) {
+    const Tensor before = linear(w[first], x), hidden = activate(activation, before);
+    kept.keep(first + "φ", kept_of(activation, before, hidden));  // where `second` does not tell it
+    Tensor dropped = hidden;
+    if (site.p > 0.0) {
+        dropped = drop(hidden, {site}, kept.place(second));
+    } else {
+        kept.keep(second, hidden);
+    }
+    return linear(map, dropped, {}, out);
+}
+
+Tensor Run::two_layers_back(const std::string& first, const std::string& second, Map& map, int64_t t, const Tensor& dy,
+                            const std::string& activation, const Site& site) {
+    row(second, t, dy);
+    const Tensor slope = kept.at(input_of(first + "φ", second), t);
+    const Tensor d_before = gradient(activation, drop(linear_back(map, dy), {site}), slope);
+    row(first, t, d_before);
+    return d_before;
+}
+
+// A map after the pooling.
+
+Tensor Run::project(const std::string& name, const Tensor& pooled, const Tensor& a, const Site& site,
+                    const Tensor& addend, const Tensor& out) {
+    Map& map = w[name];
+    Tensor bias = map.bias;
+    if (site.p > 0.0) bias = map.bias * drop(a, {site}).sum(-1, true).to(pooled.scalar_type());
+    return linear(map, pooled, addend.defined() ? addend + bias : bias, out);
+}
+
+std::pair<Tensor, Tensor> Run::project_back(const std::string& name, int64_t t, const Tensor& dy, const Tensor& a,
+                                            const Tensor& da, const Site& site) {
+    Map& map = w[name];
+    row(name, t, dy);
+    Tensor d_attention = da;
+    if (site.p > 0.0) {
+        const Tensor total = drop(a, {site}).sum(-1, true).to(dy.scalar_type());
+        add(name + ".bias", (dy * total).sum({0, 1}));
+        const Tensor d_total = at::matmul(dy, map.bias).unsqueeze(-1).to(a.scalar_type());
+        const Tensor d = drop(d_total.expand_as(a), {site});
+        d_attention = da.defined() ? da + d : d;
+    }
+    return {linear_back(map, dy), d_attention};
+}
+
+// LN?
+
+Tensor Run::norm(const std::string& name, const Tensor& x) {
+    if (!w.has(name)) return x;
+    kept.keep(name, x);
+    const Map& map = w[name];
+    return at::layer_norm(x, {x.size(-1)}, map.weight, map.bias, o.epsilons.at(name));
+}
+
+Tensor Run::norm_back(const std::string& name, int64_t t, const Tensor& dy) {
+    if (!w.has(name)) return dy;
+    const Map& map = w[name];
+    const Tensor x = kept.at(name, t);
+    const auto shape = dy.sizes().slice(dy.dim() - 1);
+    const auto [_, mean, rstd] = at::native_layer_norm(x, shape, map.weight, map.bias, o.epsilons.at(name));
+    const bool need = needed(name);
+    const auto [dx, d_weight, d_bias] = at::native_layer_norm_backward(dy.contiguous(), x, shape, mean, rstd,
+                                                                       map.weight, map.bias, {true, need, need});
+    if (need) {
+        add(name, d_weight);
+        add(name + ".bias", d_bias);
+    }
+    return dx;
+}
+
+// Weight gradients.
+
+void Run::row(const std::string& name, int64_t t, const Tensor& dy) {
+    Tensor& rows = rows_[name];
+    if (!rows.defined()) rows = at::empty({o.steps, dy.size(0), dy.size(1), dy.size(2)}, dy.options());
+    rows.select(0, t).copy_(dy);
+}
+
+Gradient Run::map_gradient(const std::string& name, const Tensors& inputs) const {
+    const Tensor dy = rows(name);
+    Tensors parts;
+    for (const Tensor& x : inputs) parts.push_back(cores.row_product(dy, x.flatten(0, 2), {}));
+    const auto bias = sums.find(name + ".bias");
+    return {parts.size() == 1 ? parts[0] : at::cat(parts, 1), bias != sums.end() ? bias->second : cores.row_sum(dy)};
+}
+
+Gradient Run::gate_gradient(const std::string& name) const {
+    return {sums.at(name).unsqueeze(0), at::zeros_like(w[name].bias)};
+}
+
+void Run::add(const std::string& name, const Tensor& grad) {
+    const auto [found, first] = sums.emplace(name, grad);
+    if (first) return;
+    sums_to_add_.push_back(found->second);
+    parts_.push_back(grad);
+}
+
+void Run::add_up() {
+    if (!parts_.empty()) at::_foreach_add_(sums_to_add_, parts_);
+    sums_to_add_.clear();
+    parts_.clear();
+}
+
+void Run::add_product(const std::string& name, const Tensor& dy, const Tensor& x) {
+    Tensor& sum = sums[name];
+    sum = cores.row_product(dy.flatten(0, 1), x.flatten(0, 1), sum);
+}
+
+}  // namespace iprm::recurrence

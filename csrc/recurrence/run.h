@@ -1,0 +1,136 @@
+// What the stages share in one pass over the steps: the backend's cores, the weights, dropout, norms, what is kept, and
+// the rows that weight gradients are made of. Mirrors iprm_kernels/steps/run.py.
+#pragma once
+
+#include <ATen/TensorOperators.h>
+
+#include <set>
+#include <utility>
+
+#include "cores.h"
+
+namespace iprm::recurrence {
+
+// phi(x); what `gradient` needs of y = phi(x); and the gradient of x from that of y.
+Tensor activate(const std::string& name, const Tensor& x);
+const Tensor& kept_of(const std::string& name, const Tensor& x, const Tensor& y);
+Tensor gradient(const std::string& name, const Tensor& dy, const Tensor& kept);
+
+inline OptionalTensor given(const Tensor& tensor) {
+    return tensor.defined() ? OptionalTensor(tensor) : std::nullopt;
+}
+
+// One dropout mask.
+struct Site {
+    double p;
+    Role role;
+    int64_t step;
+};
+// Masks that follow one another.
+using Sites = std::vector<Site>;
+
+// A weight's and a bias's.
+using Gradient = std::pair<Tensor, Tensor>;
+using Gradients = std::unordered_map<std::string, Gradient>;
+
+// What the backward needs, by name: tensors of all steps, each step's in its place (iprm_kernels/steps/kept.py has the
+// list). The forward fills them in the order of its calls.
+class Kept {
+  public:
+    Kept(const std::vector<std::string>& names, const Tensors& tensors);
+
+    bool has(const std::string& name) const { return tensors_.count(name) > 0; }
+    const Tensor& all(const std::string& name) const { return tensors_.at(name).tensor; }
+    Tensor at(const std::string& name, int64_t i) const { return all(name).select(0, i); }
+    // The next place of that name, undefined where the name is not kept.
+    Tensor place(const std::string& name);
+    void keep(const std::string& name, const Tensor& x);
+
+  private:
+    struct Entry {
+        Tensor tensor;
+        int64_t next = 0;
+    };
+    std::unordered_map<std::string, Entry> tensors_;
+};
+
+class Run {
+  public:
+    Run(const Cores& cores, Weights& weights, const Options& options, OptionalTensor seed, Kept kept, bool returning,
+        std::set<std::string> needs);
+
+    const Cores& cores;
+    Weights& w;
+    const Options& o;
+    OptionalTensor seed;
+    Kept kept;
+    bool returning;               // this is the walk back
+    std::set<std::string> needs;  // the maps whose gradients are asked for
+
+    bool needed(const std::string& name) const { return needs.count(name) > 0; }
+    // The rows that went into a map: kept under its name where they were dropped, otherwise under another.
+    const std::string& input_of(const std::string& name, const std::string& otherwise) const {
+        return kept.has(name) ? name : otherwise;
+    }
+
+    // map.weight x + map.bias, or + an addend in the bias's place, of its or of the result's shape.
+    Tensor linear(Map& map, const Tensor& x, const Tensor& addend = {}, const Tensor& out = {}) const;
+    // The gradient of x from that of map.weight x, plus an addend.
+    Tensor linear_back(Map& map, const Tensor& dy, const Tensor& addend = {}, const Tensor& out = {}) const;
+
+    // drop(x), one site after the other; of a gradient too, as a mask is its own transpose.
+    Tensor drop(const Tensor& x, const Sites& sites, const Tensor& out = {}) const;
+    // drop(x), which goes into the map of that name; kept where it is not x itself.
+    Tensor dropped_input(const std::string& name, const Tensor& x, const Sites& sites);
+    // W drop(x) plus bias or addend, for the map of that name.
+    Tensor dropped_linear(const std::string& name, const Tensor& x, const Sites& sites, const Tensor& addend = {},
+                          const Tensor& out = {});
+    Tensor dropped_linear_back(const std::string& name, const Tensor& dy, const Sites& sites, const Tensor& addend);
+
+    // second drop(phi(first x)), and the gradient of what the first layer gives; both layers' rows are put down.
+    Tensor two_layers(const std::string& first, const std::string& second, Map& map, const Tensor& x,
+                      const std::string& activation, const Site& site, const Tensor& out = {});
+    Tensor two_layers_back(const std::string& first, const std::string& second, Map& map, int64_t t, const Tensor& dy,
+                           const std::string& activation, const Site& site);
+
+    // A map after the pooling: sum_j drop(a_kj) (W x_j + b) = W (sum_j drop(a_kj) x_j) + b sum_j drop(a_kj).
+    // W pooled + b sum_j drop(a_kj), plus an addend.
+    Tensor project(const std::string& name, const Tensor& pooled, const Tensor& a, const Site& site,
+                   const Tensor& addend = {}, const Tensor& out = {});
+    // -> the gradient of pooled, and that of the attention a.
+    std::pair<Tensor, Tensor> project_back(const std::string& name, int64_t t, const Tensor& dy, const Tensor& a,
+                                           const Tensor& da, const Site& site);
+
+    // LN(x) by the norm of that name; x where there is none.
+    Tensor norm(const std::string& name, const Tensor& x);
+    Tensor norm_back(const std::string& name, int64_t t, const Tensor& dy);
+
+    // Puts down the gradient (B, K, outputs) of what a map gives in step t.
+    void row(const std::string& name, int64_t t, const Tensor& dy);
+    // The rows put down under a name, of all steps: (T B K, outputs).
+    Tensor rows(const std::string& name) const { return rows_.at(name).flatten(0, 2); }
+    // Those of one step: (B K, outputs).
+    Tensor rows_of_step(const std::string& name, int64_t t) const { return rows_.at(name).select(0, t).flatten(0, 1); }
+    // Weight and bias gradients of a map whose inputs (T, B, K, .) are joined along the width.
+    Gradient map_gradient(const std::string& name, const Tensors& inputs) const;
+    // Both gradients of what was added up step by step: a layer norm, or a map of the tokens.
+    Gradient summed_gradient(const std::string& name) const { return {sums.at(name), sums.at(name + ".bias")}; }
+    // Of a map to one logit. Its bias shifts a whole row of logits, and drops out of the softmax.
+    Gradient gate_gradient(const std::string& name) const;
+
+    // Adds a step's part of a gradient that is no product over rows; `add_up` does so, for a step at once.
+    void add(const std::string& name, const Tensor& grad);
+    void add_up();
+    // Adds dy^T x, for (B, N, .) both.
+    void add_product(const std::string& name, const Tensor& dy, const Tensor& x);
+    // Adds the sum of the rows of dy (B, N, .).
+    void add_rows(const std::string& name, const Tensor& dy) { add(name, cores.row_sum(dy.flatten(0, 1))); }
+
+    std::unordered_map<std::string, Tensor> sums;
+
+  private:
+    std::unordered_map<std::string, Tensor> rows_;
+    Tensors sums_to_add_, parts_;
+};
+
+}  // namespace iprm::recurrence

@@ -1,0 +1,38 @@
+"""The recurrence of the compiled backends: the walk over the steps in C++ (csrc/recurrence), as one call.
+
+It mirrors `iprm_kernels.steps` room by room. There a step makes some hundred calls, and where rows are few Python costs
+more than what they do.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from torch import Tensor
+
+from iprm_kernels.steps import kept
+from iprm_kernels.steps.weights import options_of, unflattened
+
+
+def forward(extension: ModuleType, O: Tensor, E, language, language_mask, visual, visual_mask, weights, maps, seed, *rest):
+    """`iprm::recurrence`, in the dtype of its inputs."""
+    *options, keep = rest
+    names, tensors = (), []
+    if keep:
+        w, o = unflattened(weights, maps), options_of(*options)
+        (B, K, _), N = O.shape, visual.shape[1]
+        names, tensors = kept.names(w, o), [O.new_empty(shape) for shape in kept.shapes(w, o, B, K, N)]
+    inputs = (O, E, language, language_mask, visual, visual_mask, weights, maps, seed)
+    return *extension.recurrence(*inputs, *options, names, tensors), tensors
+
+
+def backward(
+    extension: ModuleType, dO: Tensor, dE, d_language, d_visual, d_operations, language, visual, weights, maps,
+    a_language, a_visual, a_operations, tensors, seed, *options_and_needs,
+):  # fmt: skip
+    """`iprm::recurrence_backward`, likewise."""
+    names = kept.names(unflattened(weights, maps), options_of(*options_and_needs[:-1]))
+    return extension.recurrence_backward(
+        dO, dE, d_language, d_visual, d_operations, language, visual, weights, maps, a_language, a_visual,
+        a_operations, names, tensors, seed, *options_and_needs,
+    )  # fmt: skip
