@@ -33,6 +33,17 @@ py::dict build_info() {
     return info;
 }
 
+// Where a weight's packed form is held between products.
+struct PackedWeight {
+    at::Tensor form;
+};
+
+template <auto kProduct>
+at::Tensor product(const at::Tensor& x, const at::Tensor& weight, const iprm::OptionalTensor& c, PackedWeight* packed,
+                   const iprm::OptionalTensor& out) {
+    return kProduct(x, weight, c, packed == nullptr ? nullptr : &packed->form, out);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
@@ -48,8 +59,13 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
             return dropout(x, p, seed, stream);
         },
         release());
-    m.def("linear", &linear, release());
-    m.def("linear_back", &linear_back, release());
+    py::class_<PackedWeight>(m, "PackedWeight").def(py::init<>());
+    m.def("linear", product<linear>, py::arg("x"), py::arg("weight"), py::arg("c") = std::nullopt,
+          py::arg("packed") = nullptr, py::arg("out") = std::nullopt, release());
+    m.def("linear_back", product<linear_back>, py::arg("y"), py::arg("weight"), py::arg("c") = std::nullopt,
+          py::arg("packed") = nullptr, py::arg("out") = std::nullopt, release());
+    m.def("row_product", &row_product, release());
+    m.def("row_sum", &row_sum, release());
     m.def("formation", &formation, release());
     m.def("formation_backward", &formation_backward, release());
     m.def("pack", &pack, release());

@@ -230,11 +230,11 @@ constexpr int64_t panel_size<float>(int64_t depth) {
 }
 
 inline void pack(const PackArgs<float>& args, int64_t first, int64_t last) {
-    Buffer<float> plain(round_up(args.rank, kDepth) * kTilePanel<float>);
+    Buffer<float> plain(round_up(args.depth, kDepth) * kTilePanel<float>);
     for (int64_t panel = first; panel < last; ++panel) {
         pack_panel(args, panel, plain.get());
-        Half* out = reinterpret_cast<Half*>(args.packed + panel * panel_size<float>(args.rank));
-        for (int64_t k = 0; k < args.rank; k += kDepth) {
+        Half* out = reinterpret_cast<Half*>(args.packed + panel * panel_size<float>(args.depth));
+        for (int64_t k = 0; k < args.depth; k += kDepth) {
             for (int64_t j = 0; j < kTileVectors; ++j, out += kSliced) {
                 for (int64_t i = 0; i < kUnit; ++i) {
                     const float* x = plain.get() + (k + i) * kTilePanel<float> + j * kUnit;

@@ -7,6 +7,7 @@
 #include "execution_kernel.h"
 #include "formation_kernel.h"
 #include "linear_kernel.h"
+#include "rows_kernel.h"
 
 namespace iprm::cpu {
 namespace {
@@ -17,17 +18,20 @@ constexpr Kernels<T> make_kernels() {
     k.panel = kTilePanel<T>;
     k.row_unit = TileMatrix<T>::kRowUnit;
     k.many_rows = kManyRows;
+    k.library = kLibrary;
     k.panel_size = panel_size<T>;
     k.dropout = dropout<T>;
     k.sum = sum<T>;
     k.linear = linear<T>;
     k.linear_back = linear_back<T>;
-    k.linear_transposed = linear_transposed<T>;
+    k.linear_panels = linear_panels<T>;
+    k.row_product = row_product<T>;
     k.attend = attend<T>;
     k.attend_backward = attend_backward<T>;
     k.formation = formation<T>;
     k.formation_backward = formation_backward<T>;
     k.pack = pack;
+    k.pack_plain = pack_plain<T>;
     k.execution = execution<T>;
     k.execution_backward = execution_backward<T>;
     k.execution_simple = execution_simple<T>;

@@ -23,10 +23,22 @@ template <typename T>
 struct LinearArgs {
     int64_t rows, depth, columns, weight_stride;
     const T* x;       // (rows, depth)
-    const T* weight;  // (columns, depth), or (depth, columns); its rows `weight_stride` apart
-    const T* c;       // rows `c_stride` apart, 0 for one bias; or null
+    const T* weight;  // (columns, depth), or (depth, columns), its rows `weight_stride` apart; or from pack_plain
+    const T* c;       // rows `c_stride` apart, 0 for one bias; or null; may be out
     int64_t c_stride;
     T* out;  // (rows, columns)
+};
+
+// out = or += y^T x: of rows the sums of `outputs` x `columns` products
+template <typename T>
+struct RowProductArgs {
+    int64_t rows, outputs, columns;
+    const T* y;  // (rows, outputs), `y_stride` apart
+    int64_t y_stride;
+    const T* x;  // (rows, columns), `x_stride` apart
+    int64_t x_stride;
+    T* out;  // (outputs, columns)
+    bool accumulate;
 };
 
 // softmax over columns and the weighted sum: pooled = drop(softmax(masked logits)) tokens
@@ -149,12 +161,13 @@ struct CompositionBackwardArgs {
     T* grad_gate;  // (B, D), one partial per sample
 };
 
-// Copies the R x R matrix `weight` (or its transpose) into panels of `Kernels::panel` columns, in the form that the
-// products of these kernels read: (panels, Kernels::panel_size(R)), zero beyond column R.
+// Copies the matrix (depth, columns), `weight` or its transpose, into panels of `Kernels::panel` columns, in the form
+// that the execution's products read: (panels, Kernels::panel_size(depth)), zero beyond the last column. pack_plain:
+// for linear_panels, where a panel is (depth, Kernels::panel).
 template <typename T>
 struct PackArgs {
     const T* weight;
-    int64_t row_stride, rank;
+    int64_t row_stride, depth, columns;
     bool transpose;
     T* packed;
 };
@@ -171,19 +184,22 @@ template <typename T>
 struct Kernels {
     int64_t panel;      // columns of a panel of packed weights
     int64_t row_unit;   // the height of a tile, and room for a gradient matrix, in whole multiples of it
-    int64_t many_rows;  // where the library, which packs the weight, overtakes `linear`
-    int64_t (*panel_size)(int64_t rank);  // numbers of room that a packed panel takes
+    int64_t many_rows;  // where products with a packed weight overtake `linear`
+    bool library;       // whether those of the library overtake `linear_panels`, and `row_product`
+    int64_t (*panel_size)(int64_t depth);  // numbers of room that a packed panel takes
 
     void (*dropout)(const DropoutArgs<T>&, int64_t first, int64_t last);  // elements, `first` % 4 == 0
     void (*sum)(const SumArgs<T>&, int64_t first, int64_t last);          // elements
     void (*linear)(const LinearArgs<T>&, int64_t first, int64_t last);    // columns
     void (*linear_back)(const LinearArgs<T>&, int64_t first, int64_t last);
-    void (*linear_transposed)(const LinearArgs<T>&, int64_t first, int64_t last);
-    void (*attend)(const AttendArgs<T>&, int64_t first, int64_t last);  // samples
+    void (*linear_panels)(const LinearArgs<T>&, int64_t first, int64_t last);    // panels
+    void (*row_product)(const RowProductArgs<T>&, int64_t first, int64_t last);  // panels
+    void (*attend)(const AttendArgs<T>&, int64_t first, int64_t last);           // samples
     void (*attend_backward)(const AttendBackwardArgs<T>&, int64_t first, int64_t last);
     void (*formation)(const FormationArgs<T>&, int64_t first, int64_t last);  // samples
     void (*formation_backward)(const FormationBackwardArgs<T>&, int64_t first, int64_t last);
     void (*pack)(const PackArgs<T>&, int64_t first, int64_t last);                             // panels
+    void (*pack_plain)(const PackArgs<T>&, int64_t first, int64_t last);                       // panels
     void (*execution)(const ExecutionArgs<T>&, int64_t first, int64_t last);                   // tasks x K
     void (*execution_backward)(const ExecutionBackwardArgs<T>&, int64_t first, int64_t last);  // slots
     void (*execution_simple)(const SimpleExecutionArgs<T>&, int64_t first, int64_t last);      // tasks x K

@@ -1,4 +1,4 @@
-// A linear map of few rows, where the weight is read once, where it lies; and of a small weight.
+// A linear map of few rows, where the weight is read once, where it lies.
 #pragma once
 
 #include "kernels.h"
@@ -16,23 +16,14 @@ constexpr int kDots = 2;  // 12 of 16
 constexpr int64_t kManyRows = 32;
 #endif
 
-constexpr int64_t kRowsAhead = 8;  // rows of the weight between what is read and what is fetched
+// The library has the instructions that this table does without.
+#if defined(__AVX2__)
+constexpr bool kLibrary = false;
+#else
+constexpr bool kLibrary = true;
+#endif
 
-// The even, or the odd, lanes of x and y, one after the other.
-template <int kOdd, typename V>
-IPRM_INLINE V every_second(V x, V y) {
-    constexpr int n = sizeof(V) / sizeof(Scalar<V>), s = kOdd;
-    if constexpr (n == 16) {
-        return __builtin_shufflevector(x, y, s, s + 2, s + 4, s + 6, s + 8, s + 10, s + 12, s + 14, s + 16, s + 18,
-                                       s + 20, s + 22, s + 24, s + 26, s + 28, s + 30);
-    } else if constexpr (n == 8) {
-        return __builtin_shufflevector(x, y, s, s + 2, s + 4, s + 6, s + 8, s + 10, s + 12, s + 14);
-    } else if constexpr (n == 4) {
-        return __builtin_shufflevector(x, y, s, s + 2, s + 4, s + 6);
-    } else {
-        return __builtin_shufflevector(x, y, s, s + 2);
-    }
-}
+constexpr int64_t kRowsAhead = 8;  // rows of the weight between what is read and what is fetched
 
 // The sums of the lanes of kCount vectors, side by side; lanes beyond kCount are zero. The order within a sum does
 // not depend on where it stands.
@@ -57,34 +48,6 @@ template <int kCount, typename T>
 IPRM_INLINE void store_lane_sums(const Vec<T>* x, T* out) {
     store(out, lane_sums<(kCount < kLanes<T> ? kCount : kLanes<T>), T>(x));
     if constexpr (kCount > kLanes<T>) store_lane_sums<kCount - kLanes<T>>(x + kLanes<T>, out + kLanes<T>);
-}
-
-// Calls body(row, constant number of rows) for blocks of near-equal height, at most kRows.
-template <typename Body>
-IPRM_INLINE void for_even_row_blocks(int64_t rows, Body&& body) {
-    for (int64_t r = 0, left = (rows + kRows - 1) / kRows; left > 0; --left) {
-        const int64_t height = (rows - r + left - 1) / left;
-        switch (height) {
-            case 1:
-                body(r, std::integral_constant<int, 1>{});
-                break;
-            case 2:
-                body(r, std::integral_constant<int, 2>{});
-                break;
-            case 3:
-                body(r, std::integral_constant<int, 3>{});
-                break;
-            case 4:
-                body(r, std::integral_constant<int, 4>{});
-                break;
-            case 5:
-                body(r, std::integral_constant<int, 5>{});
-                break;
-            default:
-                body(r, std::integral_constant<int, kRows>{});
-        }
-        r += height;
-    }
 }
 
 // kBlock rows by kColumns outputs from column `o` on.
@@ -125,11 +88,12 @@ template <typename T>
 void linear(const LinearArgs<T>& args, int64_t first, int64_t last) {
     int64_t o = first;
     for (; o + kDots <= last; o += kDots) {
-        for_even_row_blocks(args.rows, [&](int64_t r, auto rows)
-                                           IPRM_LAMBDA { linear_block<decltype(rows)::value, kDots>(args, r, o); });
+        for_even_row_blocks<kRows>(args.rows, [&](int64_t r, auto rows) IPRM_LAMBDA {
+            linear_block<decltype(rows)::value, kDots>(args, r, o);
+        });
     }
     for (; o < last; ++o) {
-        for_even_row_blocks(
+        for_even_row_blocks<kRows>(
             args.rows, [&](int64_t r, auto rows) IPRM_LAMBDA { linear_block<decltype(rows)::value, 1>(args, r, o); });
     }
 }
@@ -172,32 +136,15 @@ template <typename T>
 void linear_back(const LinearArgs<T>& args, int64_t first, int64_t last) {
     int64_t i = first;
     for (; i + kPanel<T> <= last; i += kPanel<T>) {
-        for_even_row_blocks(args.rows, [&](int64_t r, auto rows) IPRM_LAMBDA {
+        for_even_row_blocks<kRows>(args.rows, [&](int64_t r, auto rows) IPRM_LAMBDA {
             linear_back_block<decltype(rows)::value, kPanelVectors>(args, r, i, Whole{});
         });
     }
     for_columns<T>(last - i, [&](int64_t d, auto lanes) IPRM_LAMBDA {
-        for_even_row_blocks(args.rows, [&](int64_t r, auto rows) IPRM_LAMBDA {
+        for_even_row_blocks<kRows>(args.rows, [&](int64_t r, auto rows) IPRM_LAMBDA {
             linear_back_block<decltype(rows)::value, 1>(args, r, i + d, lanes);
         });
     });
-}
-
-// The same as `linear`, where rows are many: the columns' part of the weight is transposed first.
-template <typename T>
-void linear_transposed(const LinearArgs<T>& args, int64_t first, int64_t last) {
-    const int64_t columns = last - first;
-    const Buffer<T> transposed(args.depth * columns);
-    for (int64_t j = 0; j < columns; ++j) {
-        const T* row = args.weight + (first + j) * args.weight_stride;
-        for (int64_t d = 0; d < args.depth; ++d) transposed.get()[d * columns + j] = row[d];
-    }
-    LinearArgs<T> part = args;
-    part.weight = transposed.get();
-    part.weight_stride = columns;
-    part.out += first;
-    if (part.c != nullptr) part.c += first;
-    linear_back(part, 0, columns);
 }
 
 }  // namespace

@@ -23,10 +23,19 @@ Tensor sum_first(const Tensor& parts);
 // Written to `out` where that is defined, a contiguous tensor like x.
 Tensor dropout(const Tensor& x, double p, const OptionalTensor& seed, int64_t stream, const Tensor& out = {});
 
-// x (..., I), weight (O, I), c = bias (O,) or addend (..., O): x weight^T + c (..., O), in float32 or float64.
-Tensor linear(const Tensor& x, const Tensor& weight, const OptionalTensor& c);
-// y (..., O), weight (O, I), c (I,) or (..., I): y weight + c (..., I).
-Tensor linear_back(const Tensor& y, const Tensor& weight, const OptionalTensor& c);
+// x (..., I), weight (O, I), c = bias (O,) or addend (..., O): x weight^T + c (..., O), in float32 or float64. It is
+// written to `out`, where given: contiguous, perhaps c itself, but not x. `packed` is where the caller holds, from call
+// to call, the form of this weight that this product reads where rows are many; a product that wants it makes it.
+Tensor linear(const Tensor& x, const Tensor& weight, const OptionalTensor& c, Tensor* packed = nullptr,
+              const OptionalTensor& out = std::nullopt);
+// y (..., O), weight (O, I), c (I,) or (..., I): y weight + c (..., I). Its packed form is another.
+Tensor linear_back(const Tensor& y, const Tensor& weight, const OptionalTensor& c, Tensor* packed = nullptr,
+                   const OptionalTensor& out = std::nullopt);
+
+// dy (rows, O), x (rows, I): dy^T x (O, I), the gradient of a weight, which `sum`, contiguous, is increased by.
+Tensor row_product(const Tensor& dy, const Tensor& x, const OptionalTensor& sum);
+// dy (rows, O): the sum of the rows (O,), the gradient of a bias.
+Tensor row_sum(const Tensor& dy);
 
 std::tuple<Tensor, Tensor> formation(const Tensor& query, const Tensor& tokens, const Tensor& gate,
                                      const OptionalTensor& mask, const OptionalTensor& seed, int64_t step,

@@ -154,34 +154,61 @@ IPRM_NOINLINE void transposed_product(int64_t depth, const TileMatrix<T>& x, con
     });
 }
 
-// Columns of one panel of the matrix, (rank, kTilePanel), zero beyond column `rank`.
+// out[k * kTilePanel + j] = in[j * ld + k]
+template <typename T>
+IPRM_INLINE void pack_transposed(const T* in, int64_t ld, int64_t depth, int64_t columns, T* out) {
+    constexpr int64_t n = kLanes<T>, width = kTilePanel<T>;
+    const int64_t squares_down = depth / n * n, squares_across = columns / n * n;
+    for (int64_t k = 0; k < squares_down; k += n) {
+        for (int64_t j = 0; j < squares_across; j += n) {
+            Vec<T> x[n];
+#pragma GCC unroll 16
+            for (int64_t i = 0; i < n; ++i) x[i] = load(in + (j + i) * ld + k);
+            transpose<T>(x);
+#pragma GCC unroll 16
+            for (int64_t i = 0; i < n; ++i) store(out + (k + i) * width + j, x[i]);
+        }
+    }
+    for (int64_t j = 0; j < columns; ++j) {
+        for (int64_t k = j < squares_across ? squares_down : 0; k < depth; ++k) out[k * width + j] = in[j * ld + k];
+    }
+}
+
+// Columns of one panel of the matrix, (depth, kTilePanel), zero beyond the last column.
 template <typename T>
 void pack_panel(const PackArgs<T>& args, int64_t panel, T* out) {
-    const int64_t rank = args.rank, ld = args.row_stride;
+    const int64_t depth = args.depth, ld = args.row_stride;
     constexpr int64_t width = kTilePanel<T>;
-    const int64_t c0 = panel * width, columns = smaller(width, rank - c0);
-    if (columns < width) std::memset(out, 0, static_cast<size_t>(rank * width) * sizeof(T));
-    for (int64_t j = 0; args.transpose && j < columns; ++j) {
-        const T* in = args.weight + (c0 + j) * ld;
-        for (int64_t k = 0; k < rank; ++k) out[k * width + j] = in[k];
-    }
-    for (int64_t k = 0; !args.transpose && k < rank; ++k) {
+    const int64_t c0 = panel * width, columns = smaller(width, args.columns - c0);
+    if (columns < width) std::memset(out, 0, static_cast<size_t>(depth * width) * sizeof(T));
+    if (args.transpose) return pack_transposed(args.weight + c0 * ld, ld, depth, columns, out);
+    for (int64_t k = 0; k < depth; ++k) {
         const T* in = args.weight + k * ld + c0;
-        for (int64_t j = 0; j < columns; ++j) out[k * width + j] = in[j];
+        if (columns == width) {
+            std::memcpy(out + k * width, in, width * sizeof(T));
+        } else {
+            for (int64_t j = 0; j < columns; ++j) out[k * width + j] = in[j];
+        }
     }
 }
 
 // Numbers in a packed panel.
 template <typename T>
-constexpr int64_t panel_size(int64_t rank) {
-    return rank * kTilePanel<T>;
+constexpr int64_t panel_size(int64_t depth) {
+    return depth * kTilePanel<T>;
+}
+
+// Whatever `pack` does, where panel_size is another.
+template <typename T>
+void pack_plain(const PackArgs<T>& args, int64_t first, int64_t last) {
+    for (int64_t panel = first; panel < last; ++panel) {
+        pack_panel(args, panel, args.packed + panel * args.depth * kTilePanel<T>);
+    }
 }
 
 template <typename T>
 void pack(const PackArgs<T>& args, int64_t first, int64_t last) {
-    for (int64_t panel = first; panel < last; ++panel) {
-        pack_panel(args, panel, args.packed + panel * panel_size<T>(args.rank));
-    }
+    pack_plain(args, first, last);
 }
 
 template <typename T>

@@ -1,6 +1,3 @@
-#include <ATen/ops/mm.h>
-#include <ATen/ops/sum.h>
-
 #include "../recurrence/run.h"
 #include "ops.h"
 
@@ -10,32 +7,21 @@ namespace {
 using recurrence::given;
 using recurrence::Map;
 
-Tensor written(const Tensor& result, const Tensor& out) {
-    if (!out.defined()) return result;
-    out.copy_(result);
-    return out;
-}
-
 Tensor linear_of_map(const Tensor& x, Map& map, const Tensor& c, const Tensor& out) {
-    return written(cpu::linear(x, map.weight, given(c)), out);
+    return cpu::linear(x, map.weight, given(c), &map.packed, given(out));
 }
 
 Tensor linear_back_of_map(const Tensor& y, Map& map, const Tensor& c, const Tensor& out) {
-    return written(cpu::linear_back(y, map.weight, given(c)), out);
+    return cpu::linear_back(y, map.weight, given(c), &map.packed_back, given(out));
 }
 
-Tensor row_product(const Tensor& dy, const Tensor& x, const Tensor& sum) {
-    Tensor s = sum;
-    return sum.defined() ? s.addmm_(dy.t(), x) : at::mm(dy.t(), x);
-}
-
-Tensor row_sum(const Tensor& dy) { return dy.sum(0); }
+Tensor product_of_rows(const Tensor& dy, const Tensor& x, const Tensor& sum) { return row_product(dy, x, given(sum)); }
 
 }  // namespace
 
 const recurrence::Cores kCores{&linear_of_map,
                                &linear_back_of_map,
-                               &row_product,
+                               &product_of_rows,
                                &row_sum,
                                &dropout,
                                &formation,

@@ -166,6 +166,52 @@ IPRM_INLINE void for_row_blocks(int64_t rows, Body&& body) {
     if (r < rows) body(r, std::integral_constant<int, 1>{});
 }
 
+template <typename Body, int... kLess>
+IPRM_INLINE void with_height(int64_t height, std::integer_sequence<int, kLess...>, Body&& body) {
+    ((height == kLess + 1 ? body(std::integral_constant<int, kLess + 1>{}) : void()), ...);
+}
+
+// Calls body(row, constant number of rows) for blocks of near-equal height, at most kMost.
+template <int kMost, typename Body>
+IPRM_INLINE void for_even_row_blocks(int64_t rows, Body&& body) {
+    for (int64_t r = 0, left = (rows + kMost - 1) / kMost; left > 0; --left) {
+        const int64_t height = (rows - r + left - 1) / left;
+        with_height(height, std::make_integer_sequence<int, kMost>{}, [&](auto rows) IPRM_LAMBDA { body(r, rows); });
+        r += height;
+    }
+}
+
+// The even, or the odd, lanes of x and y, one after the other.
+template <int kOdd, typename V>
+IPRM_INLINE V every_second(V x, V y) {
+    constexpr int n = sizeof(V) / sizeof(Scalar<V>), s = kOdd;
+    if constexpr (n == 16) {
+        return __builtin_shufflevector(x, y, s, s + 2, s + 4, s + 6, s + 8, s + 10, s + 12, s + 14, s + 16, s + 18,
+                                       s + 20, s + 22, s + 24, s + 26, s + 28, s + 30);
+    } else if constexpr (n == 8) {
+        return __builtin_shufflevector(x, y, s, s + 2, s + 4, s + 6, s + 8, s + 10, s + 12, s + 14);
+    } else if constexpr (n == 4) {
+        return __builtin_shufflevector(x, y, s, s + 2, s + 4, s + 6);
+    } else {
+        return __builtin_shufflevector(x, y, s, s + 2);
+    }
+}
+
+// Transposes a square. Each round moves one bit of the lanes' numbers to those of the vectors, and one back.
+template <typename T>
+IPRM_INLINE void transpose(Vec<T> (&x)[kLanes<T>]) {
+#pragma GCC unroll 4
+    for (int bit = 1; bit < kLanes<T>; bit *= 2) {
+#pragma GCC unroll 16
+        for (int i = 0; i < kLanes<T>; ++i) {
+            if ((i & bit) != 0) continue;
+            const Vec<T> even = every_second<0>(x[i], x[i | bit]), odd = every_second<1>(x[i], x[i | bit]);
+            x[i] = even;
+            x[i | bit] = odd;
+        }
+    }
+}
+
 template <typename V>
 IPRM_INLINE Scalar<V> horizontal_sum(V x) {
     constexpr int lanes = sizeof(V) / sizeof(Scalar<V>);
