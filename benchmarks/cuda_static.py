@@ -170,7 +170,7 @@ def built() -> Path | None:
 
 def is_current(extension: Path) -> bool:
     """Whether no source has changed since it was built."""
-    sources = [*KERNELS.iterdir(), *(ROOT / "csrc/common").iterdir()]
+    sources = [*KERNELS.iterdir(), *(s for name in ("common", "recurrence") for s in (ROOT / "csrc" / name).iterdir())]
     return all(source.stat().st_mtime <= extension.stat().st_mtime for source in sources)
 
 

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "../common/shapes.h"
+#include "../recurrence/bind.h"
 #include "kernels.h"
 
 // Where the build for the host (its tests) differs: CPU tensors, no device to choose, no stream.
@@ -127,13 +128,18 @@ Drop drop_of(const OptionalTensor& seed, int64_t step, Role role, double p, cons
     return drop_of_stream(seed, stream_of(step, role), p, name, like);
 }
 
-Tensor dropout(const Tensor& x, double p, const OptionalTensor& seed, int64_t stream) {
+// Written to `to` where that is defined.
+Tensor dropout_to(const Tensor& x, double p, const OptionalTensor& seed, int64_t stream, const Tensor& to) {
     expect_floating(x, "x", -1);
     const Drop drop = drop_of_stream(seed, stream, p, "p", x);
     const Call call("dropout", x);
-    const Tensor source = contiguous(x), result = allocate_like(source);
+    const Tensor source = contiguous(x), result = to.defined() ? to : allocate_like(source);
     call.check(dropout(call.launch, in(source), out(result), source.numel(), drop));
     return result;
+}
+
+Tensor dropout(const Tensor& x, double p, const OptionalTensor& seed, int64_t stream) {
+    return dropout_to(x, p, seed, stream, {});
 }
 
 // --- 1. Formation
@@ -486,7 +492,8 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensor> composition_backward(
 }  // namespace
 }  // namespace iprm::cuda::binding
 
-#include "step_binding.h"  // uses what is above
+#include "recurrence_binding.h"
+#include "step_binding.h"  // both use what is above
 
 namespace iprm::cuda::binding {
 namespace {
@@ -532,4 +539,5 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
     m.def("composition", &composition, release());
     m.def("composition_backward", &composition_backward, release());
     m.def("steps", &steps, release());
+    recurrence::bind(m, kCores);
 }

@@ -249,16 +249,15 @@ void Composition::gradients(Gradients& gradients) const {
     for (const auto& [name, x] : of_states) {
         if (run_.needed(name)) gradients[name] = run_.map_gradient(name, {kept.all(x)});
     }
-    const std::tuple<const char*, const char*, const char*, const char*> of_columns[] = {
-        {"Vo", "pooled_o", "o", "O"}, {"Vr", "pooled_r", "e", "E"}};
+    const std::tuple<const char*, const char*, const char*, const char*> of_columns[] = {{"Vo", "pooled_o", "o", "O"},
+                                                                                         {"Vr", "pooled_r", "e", "E"}};
     for (const auto& [name, pooled, now, past] : of_columns) {
         if (!run_.needed(name)) continue;
         gradients[name] = drops_values_ ? projected_gradient(name, kept.all(now), kept.all(past))
                                         : run_.map_gradient(name, {kept.all(pooled)});
     }
     if (run_.needed("Ko")) {
-        gradients["Ko"] =
-            projects_keys_ ? projected_gradient("Ko", kept.all("o"), kept.all("O")) : folded_gradient();
+        gradients["Ko"] = projects_keys_ ? projected_gradient("Ko", kept.all("o"), kept.all("O")) : folded_gradient();
     }
 }
 

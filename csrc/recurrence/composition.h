@@ -61,19 +61,21 @@ class Composition {
                  int64_t t);
     std::tuple<Tensor, Tensor, Tensor> write_back(const std::string& V, const std::string& S, int64_t t,
                                                   const Tensor& dy, const Tensor& a, const Tensor& da);
-    Site attention_site(int64_t t) const { return {run_.o.rates.composition_attention, Role::kCompositionAttention, t}; }
+    Site attention_site(int64_t t) const {
+        return {run_.o.rates.composition_attention, Role::kCompositionAttention, t};
+    }
 
     Gradient projected_gradient(const std::string& name, const Tensor& now, const Tensor& past) const;
     Gradient folded_gradient() const;
 
     Run& run_;
     bool updates_, composes_;
-    bool drops_values_;    // then they are projected before they are pooled
-    bool projects_keys_;   // because their product with the query is dropped
-    bool folds_;           // (c . q) . (Ko o_j + b) = (Ko^T (c . q)) . o_j + a number that does not depend on j
+    bool drops_values_;   // then they are projected before they are pooled
+    bool projects_keys_;  // because their product with the query is dropped
+    bool folds_;          // (c . q) . (Ko o_j + b) = (Ko^T (c . q)) . o_j + a number that does not depend on j
     Halves Uo_, Ur_;
     Tensor c_, gate_;
-    std::deque<Columns> past_;         // of the memories before this step, most recent first
+    std::deque<Columns> past_;           // of the memories before this step, most recent first
     std::map<int64_t, Columns> d_past_;  // by step, the gradients of the columns of the memory before it
 };
 

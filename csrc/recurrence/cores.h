@@ -27,10 +27,11 @@ struct Cores {
     std::tuple<Tensor, Tensor> (*formation)(const Tensor& query, const Tensor& tokens, const Tensor& gate,
                                             const OptionalTensor& mask, const OptionalTensor& seed, int64_t step,
                                             double p_attention);
-    std::tuple<Tensor, Tensor, Tensor> (*formation_backward)(
-        const Tensor& grad_z, const OptionalTensor& grad_attention, const Tensor& query, const Tensor& tokens,
-        const Tensor& gate, const Tensor& attention, const OptionalTensor& seed, int64_t step, double p_attention,
-        const Needs& needs);
+    std::tuple<Tensor, Tensor, Tensor> (*formation_backward)(const Tensor& grad_z, const OptionalTensor& grad_attention,
+                                                             const Tensor& query, const Tensor& tokens,
+                                                             const Tensor& gate, const Tensor& attention,
+                                                             const OptionalTensor& seed, int64_t step,
+                                                             double p_attention, const Needs& needs);
 
     // C1a and C2 in the form that the calls of `execution` read, which are given it as `packed`.
     Tensors (*pack)(const Tensor& c1a, const Tensor& c2, bool backward);

@@ -155,11 +155,12 @@ Execution::Back Full::attend_back(int64_t t, const Look& look, const Tensor& a, 
 void Full::gradients(Gradients& gradients) const {
     Execution::gradients(gradients);
     const std::pair<const char*, const char*> sides[] = {{"We", "E"}, {"Wz", "z"}};
-    Tensor bias;  // both meet the gradient of g
+    Tensor dg, bias;  // both meet the gradient of g
     for (const auto& [name, otherwise] : sides) {
         if (!run_.needed(name)) continue;
-        const Tensor dg = run_.rows("g"), x = run_.kept.all(run_.input_of(name, otherwise));
+        if (!dg.defined()) dg = run_.rows("g");
         bias = bias.defined() ? bias.clone() : run_.cores.row_sum(dg);
+        const Tensor x = run_.kept.all(run_.input_of(name, otherwise));
         gradients[name] = {run_.cores.row_product(dg, x.flatten(0, 2), {}), bias};
     }
     if (run_.needed("Wq")) gradients["Wq"] = run_.map_gradient("Wq", {run_.kept.all("z")});

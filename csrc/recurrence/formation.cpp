@@ -19,8 +19,8 @@ std::pair<Tensor, Tensor> Formation::backward(int64_t t, const Tensor& a, const 
                                               const Tensor& dO, const Tensor& dE) {
     const double p = run_.o.rates.formation_attention;
     const Tensor grad = run_.norm_back("formation_norm", t, dz), q = run_.kept.at("q", t);
-    const auto [dq, dX, df] = run_.cores.formation_backward(grad, given(da), q, X_, f_, a, run_.seed, t, p,
-                                                            {true, need_tokens_, true});
+    const auto [dq, dX, df] =
+        run_.cores.formation_backward(grad, given(da), q, X_, f_, a, run_.seed, t, p, {true, need_tokens_, true});
     run_.add("f", df);
     if (need_tokens_) run_.add("X", dX);
     return query_back(t, dq, dO, dE);
@@ -31,9 +31,8 @@ std::pair<Tensor, Tensor> Formation::backward(int64_t t, const Tensor& a, const 
 Tensor Formation::query(int64_t t, const Tensor& O, const Tensor& E) {
     const auto& activations = run_.o.activations;
     const bool alone = !run_.w.has("G1");
-    const Tensor place = run_.kept.place("q");
-    const Tensor q = run_.two_layers("F1", "F2", run_.w.F2(t), O, activations.formation, of_operation(t),
-                                     alone ? place : Tensor());
+    const Tensor place = alone ? run_.kept.place("q") : Tensor();
+    const Tensor q = run_.two_layers("F1", "F2", run_.w.F2(t), O, activations.formation, of_operation(t), place);
     if (alone) return q;
     const Tensor from_results = run_.two_layers("G1", "G2", run_.w["G2"], E, activations.result_query, of_result(t));
     Tensor joined;
@@ -44,7 +43,7 @@ Tensor Formation::query(int64_t t, const Tensor& O, const Tensor& E) {
     } else {
         joined = q + from_results;
     }
-    if (place.defined()) place.copy_(joined);
+    run_.kept.keep("q", joined);
     return joined;
 }
 
@@ -58,12 +57,12 @@ std::pair<Tensor, Tensor> Formation::query_back(int64_t t, const Tensor& dq, con
         from_results = parts[1];
     }
     if (run_.w.has("G1")) {
-        const Tensor d_before = run_.two_layers_back("G1", "G2", run_.w["G2"], t, from_results,
-                                                     activations.result_query, of_result(t));
+        const Tensor d_before =
+            run_.two_layers_back("G1", "G2", run_.w["G2"], t, from_results, activations.result_query, of_result(t));
         grad_E = run_.linear_back(run_.w["G1"], d_before, dE);
     }
-    const Tensor d_before = run_.two_layers_back("F1", "F2", run_.w.F2(t), t, from_operations, activations.formation,
-                                                 of_operation(t));
+    const Tensor d_before =
+        run_.two_layers_back("F1", "F2", run_.w.F2(t), t, from_operations, activations.formation, of_operation(t));
     return {run_.linear_back(run_.w["F1"], d_before, dO), grad_E};
 }
 

@@ -4,7 +4,6 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/elu.h>
 #include <ATen/ops/elu_backward.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/gelu_backward.h>
 #include <ATen/ops/layer_norm.h>
@@ -69,8 +68,15 @@ Tensor Kept::place(const std::string& name) {
 }
 
 void Kept::keep(const std::string& name, const Tensor& x) {
-    const Tensor to = place(name);
-    if (to.defined()) to.copy_(x);
+    const auto found = tensors_.find(name);
+    if (found != tensors_.end()) found->second.elsewhere.push_back(x);
+}
+
+void Kept::finish() {
+    for (auto& [_, entry] : tensors_) {
+        if (!entry.elsewhere.empty()) at::stack_out(entry.tensor, entry.elsewhere);
+        entry.elsewhere.clear();
+    }
 }
 
 Run::Run(const Cores& cores, Weights& weights, const Options& options, OptionalTensor seed, Kept kept, bool returning,
@@ -190,8 +196,8 @@ Tensor Run::norm_back(const std::string& name, int64_t t, const Tensor& dy) {
     const auto shape = dy.sizes().slice(dy.dim() - 1);
     const auto [_, mean, rstd] = at::native_layer_norm(x, shape, map.weight, map.bias, o.epsilons.at(name));
     const bool need = needed(name);
-    const auto [dx, d_weight, d_bias] = at::native_layer_norm_backward(dy.contiguous(), x, shape, mean, rstd,
-                                                                       map.weight, map.bias, {true, need, need});
+    const auto [dx, d_weight, d_bias] =
+        at::native_layer_norm_backward(dy.contiguous(), x, shape, mean, rstd, map.weight, map.bias, {true, need, need});
     if (need) {
         add(name, d_weight);
         add(name + ".bias", d_bias);
@@ -202,9 +208,9 @@ Tensor Run::norm_back(const std::string& name, int64_t t, const Tensor& dy) {
 // Weight gradients.
 
 void Run::row(const std::string& name, int64_t t, const Tensor& dy) {
-    Tensor& rows = rows_[name];
-    if (!rows.defined()) rows = at::empty({o.steps, dy.size(0), dy.size(1), dy.size(2)}, dy.options());
-    rows.select(0, t).copy_(dy);
+    Tensors& rows = rows_[name];
+    rows.resize(o.steps);
+    rows[t] = dy;
 }
 
 Gradient Run::map_gradient(const std::string& name, const Tensors& inputs) const {

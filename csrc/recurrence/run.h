@@ -3,6 +3,7 @@
 #pragma once
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/stack.h>
 
 #include <set>
 #include <utility>
@@ -16,9 +17,7 @@ Tensor activate(const std::string& name, const Tensor& x);
 const Tensor& kept_of(const std::string& name, const Tensor& x, const Tensor& y);
 Tensor gradient(const std::string& name, const Tensor& dy, const Tensor& kept);
 
-inline OptionalTensor given(const Tensor& tensor) {
-    return tensor.defined() ? OptionalTensor(tensor) : std::nullopt;
-}
+inline OptionalTensor given(const Tensor& tensor) { return tensor.defined() ? OptionalTensor(tensor) : std::nullopt; }
 
 // One dropout mask.
 struct Site {
@@ -42,14 +41,17 @@ class Kept {
     bool has(const std::string& name) const { return tensors_.count(name) > 0; }
     const Tensor& all(const std::string& name) const { return tensors_.at(name).tensor; }
     Tensor at(const std::string& name, int64_t i) const { return all(name).select(0, i); }
-    // The next place of that name, undefined where the name is not kept.
+    // The next place of that name, for its tensor to be written to; undefined where the name is not kept.
     Tensor place(const std::string& name);
+    // Keeps a tensor that was not made in its place; all of a name are copied there at once by `finish`.
     void keep(const std::string& name, const Tensor& x);
+    void finish();
 
   private:
     struct Entry {
         Tensor tensor;
         int64_t next = 0;
+        Tensors elsewhere{};
     };
     std::unordered_map<std::string, Entry> tensors_;
 };
@@ -108,9 +110,9 @@ class Run {
     // Puts down the gradient (B, K, outputs) of what a map gives in step t.
     void row(const std::string& name, int64_t t, const Tensor& dy);
     // The rows put down under a name, of all steps: (T B K, outputs).
-    Tensor rows(const std::string& name) const { return rows_.at(name).flatten(0, 2); }
+    Tensor rows(const std::string& name) const { return at::stack(rows_.at(name)).flatten(0, 2); }
     // Those of one step: (B K, outputs).
-    Tensor rows_of_step(const std::string& name, int64_t t) const { return rows_.at(name).select(0, t).flatten(0, 1); }
+    Tensor rows_of_step(const std::string& name, int64_t t) const { return rows_.at(name)[t].flatten(0, 1); }
     // Weight and bias gradients of a map whose inputs (T, B, K, .) are joined along the width.
     Gradient map_gradient(const std::string& name, const Tensors& inputs) const;
     // Both gradients of what was added up step by step: a layer norm, or a map of the tokens.
@@ -129,7 +131,7 @@ class Run {
     std::unordered_map<std::string, Tensor> sums;
 
   private:
-    std::unordered_map<std::string, Tensor> rows_;
+    std::unordered_map<std::string, Tensors> rows_;
     Tensors sums_to_add_, parts_;
 };
 

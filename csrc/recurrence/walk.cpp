@@ -1,7 +1,8 @@
 #include "walk.h"
 
 #include <ATen/core/LegacyTypeDispatch.h>
-#include <ATen/ops/empty.h>
+#include <ATen/ops/constant_pad_nd.h>
+#include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
 
 #include "composition.h"
@@ -40,15 +41,24 @@ Tensors flat_gradients(const std::vector<std::string>& names, const Gradients& g
     return flat;
 }
 
+// Composition attention widened with zeros to all K (1 + W) columns.
+Tensor padded(const Tensor& a, const Tensor& like, int64_t window) {
+    const int64_t K = like.size(1), columns = K * (1 + window);
+    if (!a.defined()) return at::zeros({like.size(0), K, columns}, like.options());
+    return a.size(-1) == columns ? a : at::constant_pad_nd(a, {0, columns - a.size(-1)});
+}
+
 Tensor at_step(const OptionalTensor& d, int64_t t) { return d ? d->select(0, t) : Tensor(); }
 
 }  // namespace
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(
-    const Cores& cores, const Tensor& O, const Tensor& E, const Tensor& language, const OptionalTensor& language_mask,
-    const Tensor& visual, const OptionalTensor& visual_mask, const Tensors& weights, const std::string& maps,
-    const OptionalTensor& seed, const Options& options, const std::vector<std::string>& kept_names,
-    const Tensors& kept) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(const Cores& cores, const Tensor& O, const Tensor& E,
+                                                           const Tensor& language, const OptionalTensor& language_mask,
+                                                           const Tensor& visual, const OptionalTensor& visual_mask,
+                                                           const Tensors& weights, const std::string& maps,
+                                                           const OptionalTensor& seed, const Options& options,
+                                                           const std::vector<std::string>& kept_names,
+                                                           const Tensors& kept) {
     const at::AutoDispatchBelowAutograd no_graph;
     Weights w(weights, maps);
     Run run(cores, w, options, seed, Kept(kept_names, kept), false, {});
@@ -56,32 +66,29 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(
     const auto execution = execution_of(run, visual, visual_mask, false);
     Composition composition(run);
 
-    const int64_t T = options.steps, B = O.size(0), K = O.size(1);
-    const auto wide = O.options().dtype(accumulator(O.scalar_type()));
-    const Tensor a_language = at::empty({T, B, K, language.size(1)}, wide);
-    const Tensor a_visual = at::empty({T, B, K, visual.size(1)}, wide);
-    const Tensor a_operations = at::zeros({T, B, K, K * (1 + options.window)}, wide);
     Tensor memory_O = O, memory_E = E;
-    for (int64_t t = 0; t < T; ++t) {
+    Tensors a_language, a_visual, a_operations;
+    for (int64_t t = 0; t < options.steps; ++t) {
         run.kept.keep("O", memory_O);
         run.kept.keep("E", memory_E);
         const auto [z, a_words] = formation.forward(t, memory_O, memory_E);
         const auto [r, a_picture] = execution->forward(t, z, memory_E);
         Tensor a_columns;
         std::tie(memory_O, memory_E, a_columns) = composition.forward(t, z, r, memory_O, memory_E);
-        a_language.select(0, t).copy_(a_words);
-        a_visual.select(0, t).copy_(a_picture);
-        if (a_columns.defined()) a_operations.select(0, t).narrow(-1, 0, a_columns.size(-1)).copy_(a_columns);
+        a_language.push_back(a_words);
+        a_visual.push_back(a_picture);
+        a_operations.push_back(padded(a_columns, a_words, options.window));
     }
-    return {memory_O, memory_E, a_language, a_visual, a_operations};
+    run.kept.finish();
+    return {memory_O, memory_E, at::stack(a_language), at::stack(a_visual), at::stack(a_operations)};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensors> backward(
     const Cores& cores, const Tensor& grad_O, const Tensor& grad_E, const OptionalTensor& grad_language,
     const OptionalTensor& grad_visual, const OptionalTensor& grad_operations, const Tensor& language,
     const Tensor& visual, const Tensors& weights, const std::string& maps, const Tensor& a_language,
-    const Tensor& a_visual, const Tensor& a_operations, const std::vector<std::string>& kept_names,
-    const Tensors& kept, const OptionalTensor& seed, const Options& options, const Needs& needs) {
+    const Tensor& a_visual, const Tensor& a_operations, const std::vector<std::string>& kept_names, const Tensors& kept,
+    const OptionalTensor& seed, const Options& options, const Needs& needs) {
     const at::AutoDispatchBelowAutograd no_graph;
     Weights w(weights, maps);
     Run run(cores, w, options, seed, Kept(kept_names, kept), true, needed_maps(w.names(), needs));

@@ -29,8 +29,8 @@ Rates rates_of(const std::vector<double>& p) {
 
 std::unordered_map<std::string, double> epsilons_of(const std::vector<double>& e) {
     expect_count("epsilons", e.size(), 6);
-    return {{"formation_norm", e[0]},  {"execution_norm", e[1]},     {"update_norm_o", e[2]},
-            {"update_norm_r", e[3]},   {"composition_norm_o", e[4]}, {"composition_norm_r", e[5]}};
+    return {{"formation_norm", e[0]}, {"execution_norm", e[1]},     {"update_norm_o", e[2]},
+            {"update_norm_r", e[3]},  {"composition_norm_o", e[4]}, {"composition_norm_r", e[5]}};
 }
 
 }  // namespace

@@ -16,8 +16,8 @@ using OptionalTensor = std::optional<Tensor>;
 
 // y = weight x + bias; of a layer norm, its gain and shift.
 struct Map {
-    Tensor weight;                // (outputs, inputs); a norm's (D)
-    Tensor bias;                  // (outputs)
+    Tensor weight;                 // (outputs, inputs); a norm's (D)
+    Tensor bias;                   // (outputs)
     Tensor packed, packed_back{};  // the weight as the products of a backend read it, once they have made that
 
     explicit operator bool() const { return weight.defined(); }

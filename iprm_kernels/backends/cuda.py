@@ -10,16 +10,14 @@ import functools
 import importlib.util
 import os
 import re
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import torch
 
-from iprm_kernels.backends import at_once, compiled, devices, eager
+from iprm_kernels.backends import at_once, compiled, devices, eager, native
 from iprm_kernels.backends.calls import ANY, Call
 from iprm_kernels.checks import name_of
-from iprm_kernels.steps import walk
 from iprm_kernels.steps.weights import Options, Weights, options_of, unflattened
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -137,10 +135,6 @@ execution_simple_backward = _op("execution_simple_backward")
 composition = _op("composition")
 composition_backward = _op("composition_backward")
 
-# What the recurrence is made of besides: dense products are the library's, as in the definition.
-linear = eager.linear
-linear_back = eager.linear_back
-pack = eager.pack
 working_dtype = eager.working_dtype
 
 
@@ -167,11 +161,11 @@ def recurrence(O, E, language, language_mask, visual, visual_mask, weights, maps
     w, o = unflattened(weights, maps), options_of(*options)
     if keep or not_at_once(w, o, O, language):
         inputs = (O, E, language, language_mask, visual, visual_mask, weights, maps, seed)
-        return walk.forward(sys.modules[__name__], *inputs, *options_and_keep)
+        return native.forward(extension(), *inputs, *options_and_keep)
     args = at_once.arguments(O, E, language, language_mask, visual, visual_mask, w, o)
     operations, results, *attentions = extension().steps(*args)
     return operations[-1].clone(), results[-1].clone(), *attentions, []
 
 
 def recurrence_backward(*args):
-    return walk.backward(sys.modules[__name__], *args)
+    return native.backward(extension(), *args)

@@ -14,7 +14,9 @@ from iprm_kernels.steps import kept
 from iprm_kernels.steps.weights import options_of, unflattened
 
 
-def forward(extension: ModuleType, O: Tensor, E, language, language_mask, visual, visual_mask, weights, maps, seed, *rest):
+def forward(
+    extension: ModuleType, O: Tensor, E, language, language_mask, visual, visual_mask, weights, maps, seed, *rest
+):
     """`iprm::recurrence`, in the dtype of its inputs."""
     *options, keep = rest
     names, tensors = (), []

@@ -194,7 +194,8 @@ def module(flavour: str) -> Path:
 
     folder = BUILD / f"torch-{torch.__version__}"
     sources = {s: kernel_flags(flavour) for s in [*sorted(KERNELS.glob("*.cu")), HERE / "exports.cpp"]}
-    shared = {s: binding_flags() for s in [KERNELS / "binding.cpp", *sorted((ROOT / "csrc/common").glob("*.cpp"))]}
+    common = [s for name in ("common", "recurrence") for s in sorted((ROOT / "csrc" / name).glob("*.cpp"))]
+    shared = {s: binding_flags() for s in [KERNELS / "binding.cpp", *common]}
     with alone(folder), ThreadPoolExecutor(jobs()) as pool:
         (folder / flavour).mkdir(exist_ok=True)
         # The binding takes longest.
