@@ -539,5 +539,5 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
     m.def("composition", &composition, release());
     m.def("composition_backward", &composition_backward, release());
     m.def("steps", &steps, release());
-    recurrence::bind(m, kCores);
+    iprm::recurrence::bind(m, kCores);
 }
