@@ -53,13 +53,10 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
     m.def("build_info", &build_info);
     m.def("cpu_capability", [] { return std::string(kernel_table().name); });
 
-    m.def(
-        "dropout",
-        [](const Tensor& x, double p, const iprm::OptionalTensor& seed, int64_t stream) {
-            return dropout(x, p, seed, stream);
-        },
-        release());
-    py::class_<PackedWeight>(m, "PackedWeight").def(py::init<>());
+    m.def("dropout", &dropout, release());
+    py::class_<PackedWeight>(m, "PackedWeight")
+        .def(py::init<>())
+        .def_property_readonly("packed", [](const PackedWeight& held) { return held.form.defined(); });
     m.def("linear", product<linear>, py::arg("x"), py::arg("weight"), py::arg("c") = std::nullopt,
           py::arg("packed") = nullptr, py::arg("out") = std::nullopt, release());
     m.def("linear_back", product<linear_back>, py::arg("y"), py::arg("weight"), py::arg("c") = std::nullopt,

@@ -180,12 +180,18 @@ struct SumArgs {
     T* out;
 };
 
+// The numbers of rows from which products with a packed weight overtake those that read it where it lies: where it is
+// packed for one product, and for the several of a recurrence, forward and back.
+struct ManyRows {
+    int64_t once, held, held_back;
+};
+
 template <typename T>
 struct Kernels {
-    int64_t panel;      // columns of a panel of packed weights
-    int64_t row_unit;   // the height of a tile, and room for a gradient matrix, in whole multiples of it
-    int64_t many_rows;  // where products with a packed weight overtake `linear`
-    bool library;       // whether those of the library overtake `linear_panels`, and `row_product`
+    int64_t panel;     // columns of a panel of packed weights
+    int64_t row_unit;  // the height of a tile, and room for a gradient matrix, in whole multiples of it
+    ManyRows many_rows;
+    bool library;  // whether the library's products of many rows overtake `linear_panels` and `row_product`
     int64_t (*panel_size)(int64_t depth);  // numbers of room that a packed panel takes
 
     void (*dropout)(const DropoutArgs<T>&, int64_t first, int64_t last);  // elements, `first` % 4 == 0

@@ -1,3 +1,4 @@
+#include <ATen/MemoryOverlap.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
@@ -31,9 +32,15 @@ void expect_working_dtype(const Tensor& x, const char* name, int64_t dims) {
 void expect_result(const OptionalTensor& out, const char* name, at::IntArrayRef shape,
                    const at::TensorOptions& options) {
     expect(out, name, shape, options);
-    TORCH_CHECK_VALUE(!out || (out->is_contiguous() && !out->is_neg()), name, ": expected a contiguous tensor, got ",
-                      out->is_neg() ? "a negated view" : "strides ",
-                      out->is_neg() ? at::IntArrayRef() : out->strides());
+    TORCH_CHECK_VALUE(!out || out->is_contiguous(), name, ": expected a contiguous tensor, got one with strides ",
+                      out->strides());
+    TORCH_CHECK_VALUE(!out || !out->is_neg(), name, ": expected a tensor to write to, got a negated view");
+}
+
+void expect_apart(const Tensor& out, const Tensor& x, const char* name) {
+    const auto overlap = at::get_overlap_status(out, x);
+    TORCH_CHECK_VALUE(overlap != at::MemOverlapStatus::Full && overlap != at::MemOverlapStatus::Partial,
+                      "out: expected memory apart from that of ", name, ", got some of it");
 }
 
 // A matrix whose rows are without gaps, in whatever distance.
@@ -64,6 +71,7 @@ struct Linear {
         this->weight = dense_rows(weight);
         this->c = contiguous(c);
         this->out = out ? *out : at::empty(shape, x.options());
+        if (out) expect_apart(*out, this->x, name);
     }
 
     template <typename T>
@@ -86,7 +94,8 @@ struct Linear {
     // The kernels of linear_kernel.h, which read the weight once, where it lies.
     template <typename T>
     void by_few_rows() const {
-        constexpr int64_t highest = 48, wide = 64;
+        constexpr int64_t wide = 64;
+        const int64_t highest = columns > 4 * wide ? 48 : 12;  // few columns leave the rows to be shared
         constexpr int64_t reading = 4;  // a number of the weight costs as much to read as these many rows to multiply
         const LinearArgs<T> all = args(data<T>(weight));
         const auto kernel = back ? kernels<T>().linear_back : kernels<T>().linear;
@@ -133,12 +142,18 @@ struct Linear {
         }
     }
 
+    template <typename T>
+    bool has_many_rows(bool held) const {
+        const ManyRows& many = kernels<T>().many_rows;
+        return rows >= (!held ? many.once : back ? many.held_back : many.held);
+    }
+
     Tensor run(Tensor* packed) const {
         with_accumulator(x.scalar_type(), [&](auto zero) {
             using T = decltype(zero);
             // The library packs the weight, too: that does not pay for one that the nearest caches hold.
             const bool small = depth * columns <= 1 << 15;
-            if (rows < kernels<T>().many_rows) {
+            if (!has_many_rows<T>(packed != nullptr)) {
                 by_few_rows<T>();
             } else if (kernels<T>().library && !small) {
                 by_library();

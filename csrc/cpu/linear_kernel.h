@@ -10,10 +10,16 @@ namespace {
 // Columns of the weight's rows side by side in a block of dot products.
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int kDots = 4;  // with kRows rows 24 accumulators of 32 registers
-constexpr int64_t kManyRows = 64;
 #else
 constexpr int kDots = 2;  // 12 of 16
-constexpr int64_t kManyRows = 32;
+#endif
+
+#if defined(__AVX512F__)
+constexpr ManyRows kManyRows{64, 32, 64};
+#elif defined(__AVX2__)
+constexpr ManyRows kManyRows{24, 12, 12};
+#else
+constexpr ManyRows kManyRows{32, 32, 32};
 #endif
 
 // The library has the instructions that this table does without.

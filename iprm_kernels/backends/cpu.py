@@ -52,8 +52,8 @@ composition_backward = _op("composition_backward")
 def linear(x: Tensor, weight: Tensor, c: Tensor | None = None) -> Tensor:
     """x weightᵀ + c, without a graph and without regard to autocast.
 
-    Where rows are few, or the weight is small, by kernels that do not pack it, with the same bits for any number of
-    threads; else by the library.
+    Where rows are few, by kernels that read the weight where it lies; else by kernels that pack it, with the same bits
+    for any number of threads; on processors without AVX2 by the library, unless the weight is small.
 
     Args:
         x: (..., I) float32 or float64.

@@ -1,4 +1,4 @@
-"""The native products of few rows, against the library's."""
+"""The native products of rows, against the library's."""
 
 from __future__ import annotations
 
@@ -13,8 +13,20 @@ import torch.nn.functional as F
 
 from iprm_kernels.backends import cpu
 
-ROWS = [(), (0,), (1,), (2,), (3,), (5,), (6,), (7,), (2, 4), (1, 11), (3, 6), (31,), (33,), (63,), (2, 35), (130,)]
-MAPS = [(1, 1), (3, 7), (0, 4), (4, 0), (16, 64), (67, 37), (64, 130), (200, 96), (129, 65)]  # O, I
+ROWS = [(), (0,), (1,), (2,), (3,), (5,), (6,), (7,), (2, 4), (1, 11), (3, 6), (31,), (33,), (63,), (2, 35), (205,)]
+MAPS = [
+    (1, 1),
+    (3, 7),
+    (0, 4),
+    (4, 0),
+    (16, 64),
+    (67, 37),
+    (64, 130),
+    (200, 96),
+    (129, 65),
+    (9, 2100),
+    (2100, 9),
+]  # O, I
 PRODUCTS = {
     "linear": (cpu.linear, lambda x, weight: F.linear(x, weight)),
     "linear_back": (cpu.linear_back, lambda y, weight: y @ weight),
@@ -31,6 +43,17 @@ def built():
 @pytest.fixture(params=list(PRODUCTS))
 def product(request):
     return PRODUCTS[request.param]
+
+
+@pytest.fixture
+def native(product):
+    """The product as the extension has it, with the packed weight and the tensor to write to."""
+    return getattr(cpu.extension(), product[0].__name__)
+
+
+def skip_library():
+    if cpu.extension().cpu_capability() == "default":
+        pytest.skip("products of many rows are the library's")
 
 
 def inputs(back: bool, leading, shape, dtype=torch.float32):
@@ -74,17 +97,72 @@ def test_any_strides(product):
             check(run, want, x, torch._neg_view(weight), torch._neg_view(c))
 
 
-@pytest.mark.parametrize("rows", [1, 6, 31])
+def same_for_any_number_of_threads(run, threads):
+    found = []
+    for count in (1, 2, 3, 4):
+        threads(count)
+        found.append(run())
+    return all(torch.equal(found[0], other) for other in found[1:])
+
+
+@pytest.mark.parametrize("rows", [1, 6, 31, 70, 205])
 @pytest.mark.parametrize("size", [96, 256, 515])
 def test_same_bits_for_any_number_of_threads(product, rows, size, threads):
+    if rows > 31:
+        skip_library()
     run, _ = product
     x, weight = inputs(run is cpu.linear_back, (rows,), (size, size))
     c = torch.randn(size)
-    found = []
-    for count in (1, 2, 3):
-        threads(count)
-        found.append(run(x, weight, c))
-    assert all(torch.equal(found[0], other) for other in found[1:])
+    assert same_for_any_number_of_threads(lambda: run(x, weight, c), threads)
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+@pytest.mark.parametrize("shape", [(64, 128), (515, 512), (512, 70)])
+def test_a_row_does_not_depend_on_the_others(product, shape, dtype):
+    skip_library()
+    run, _ = product
+    x, weight = inputs(run is cpu.linear_back, (301,), shape, dtype)
+    whole = run(x, weight)
+    for first, last in ((0, 64), (1, 100), (98, 301)):
+        assert torch.equal(run(x[first:last], weight), whole[first:last])
+
+
+@pytest.mark.parametrize("shape", [(64, 40), (300, 257), (9, 2100), (2100, 9)])
+@pytest.mark.parametrize("rows", [0, 5, 40, 150])
+def test_writes_where_it_is_told_to(product, native, rows, shape):
+    run, _ = product
+    x, weight = inputs(run is cpu.linear_back, (rows,), shape)
+    c = torch.randn(rows, shape[1 if run is cpu.linear_back else 0])
+    want = run(x, weight, c)
+    whole = torch.full((rows + 2, c.shape[1]), 7.0)
+    out = native(x, weight, c, None, whole[1:-1])
+    assert out.data_ptr() == whole[1:-1].data_ptr()
+    assert torch.equal(out, want)
+    assert (whole[0] == 7).all()
+    assert (whole[-1] == 7).all()
+    assert native(x, weight, c, None, c) is c
+    assert torch.equal(c, want)
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+@pytest.mark.parametrize("rows", [4, 40, 150])
+def test_a_held_weight_is_packed_once(product, native, rows, dtype):
+    _, want = product
+    x, weight = inputs(product[0] is cpu.linear_back, (rows,), (70, 150), dtype)
+    held = cpu.extension().PackedWeight()
+    first = native(x, weight, None, held)
+    check(lambda x, weight, c: native(x, weight, c, held), want, x, weight, None)
+    if rows == 150:
+        assert held.packed
+        assert torch.equal(first, native(x, weight))
+        assert torch.equal(first, native(x, torch.zeros_like(weight), None, held))
+
+
+def test_a_held_weight_of_another_shape(native):
+    held = cpu.extension().PackedWeight()
+    native(torch.randn(150, 30), torch.randn(30, 30), None, held)
+    with pytest.raises(ValueError, match=r"packed: expected \(.*, 70, .*\) float32, got \(.*, 30, .*\) float32"):
+        native(torch.randn(150, 70), torch.randn(70, 70), None, held)
 
 
 @pytest.mark.parametrize("rows", [6, 90])
@@ -121,6 +199,79 @@ def test_bad_arguments(arguments, message):
     if weight.dim() == 2:
         with pytest.raises(ValueError, match=message.replace("x:", "y:").replace(r"\(4, 5\)", r"\(5, 4\)")):
             cpu.linear_back(x, weight.t(), c)
+
+
+def test_bad_outputs(native, product):
+    x, weight = inputs(product[0] is cpu.linear_back, (6,), (8, 8))
+    for out, message in (
+        (torch.empty(6, 9), r"out: expected \(6, 8\) float32, got \(6, 9\) float32"),
+        (torch.empty(6, 8).double(), r"out: expected \(6, 8\) float32, got \(6, 8\) float64"),
+        (torch.empty(6, 16)[:, ::2], r"out: expected a contiguous tensor, got one with strides \[16, 2\]"),
+        (torch._neg_view(torch.empty(6, 8)), r"out: expected a tensor to write to, got a negated view"),
+        (x, r"out: expected memory apart from that of [xy], got some of it"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            native(x, weight, None, None, out)
+
+
+ROW_PRODUCTS = [(0, 3, 5), (1, 1, 1), (5, 0, 3), (5, 3, 0), (7, 33, 70), (130, 64, 65), (300, 129, 31), (54, 200, 130)]
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+@pytest.mark.parametrize("shape", ROW_PRODUCTS)
+def test_gradient_of_a_weight(shape, dtype):
+    rows, outputs, columns = shape
+    run = cpu.extension().row_product
+    dy = torch.randn(rows, outputs + 3, dtype=dtype)[:, 1 : outputs + 1]
+    x = torch.randn(2 * rows, columns + 2, dtype=dtype)[::2, 2:]
+    exact = dy.double().t() @ x.double()
+    scale = dy.double().abs().t() @ x.double().abs() + 1
+    for left, right in ((dy, x), (dy.t().contiguous().t(), x.t().contiguous().t())):
+        assert ((run(left, right, None).double() - exact).abs() <= TOLERANCE[dtype] * scale).all()
+        assert torch.equal(run(torch._neg_view(left), right, None), -run(left, right, None))
+    total = torch.randn(2, outputs, columns, dtype=dtype)
+    exact += total[1].double()
+    assert run(dy, x, total[1]).data_ptr() == total[1].data_ptr()
+    assert ((total[1].double() - exact).abs() <= TOLERANCE[dtype] * (scale + exact.abs())).all()
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+@pytest.mark.parametrize("shape", [(0, 3), (4, 0), (1, 5), (205, 67), (98, 256), (1568, 64)])
+def test_gradient_of_a_bias(shape, dtype):
+    dy = torch.randn(shape[0], shape[1] + 5, dtype=dtype)[:, 2:-3]
+    for rows in (dy, dy.t().contiguous().t(), torch._neg_view(dy)):
+        found = cpu.extension().row_sum(rows)
+        assert found.dtype == dtype
+        scale = dy.double().abs().sum(0) + 1
+        assert ((found.double() - rows.double().sum(0)).abs() <= TOLERANCE[dtype] * scale).all()
+
+
+def test_gradients_have_the_same_bits_for_any_number_of_threads(threads):
+    dy, x = torch.randn(500, 230), torch.randn(500, 190)
+    assert same_for_any_number_of_threads(lambda: cpu.extension().row_sum(dy), threads)
+    skip_library()
+    assert same_for_any_number_of_threads(lambda: cpu.extension().row_product(dy, x, None), threads)
+
+
+DY, ROWS_OF_X = torch.randn(6, 4), torch.randn(6, 5)
+BAD_GRADIENTS = [
+    ((DY[0], ROWS_OF_X, None), r"dy: expected 2 dimensions"),
+    ((DY.half(), ROWS_OF_X, None), r"dy: expected float32 or float64, got"),
+    ((DY, ROWS_OF_X[0], None), r"x: expected 2 dimensions"),
+    ((DY, ROWS_OF_X[1:], None), r"x: expected \(6, 5\) float32, got \(5, 5\) float32"),
+    ((DY, ROWS_OF_X.double(), None), r"x: expected \(6, 5\) float32, got \(6, 5\) float64"),
+    ((DY, ROWS_OF_X, torch.randn(5, 4)), r"sum: expected \(4, 5\) float32, got \(5, 4\) float32"),
+    ((DY, ROWS_OF_X, torch.randn(5, 4).t()), r"sum: expected a contiguous tensor, got one with strides \[1, 4\]"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD_GRADIENTS)
+def test_bad_arguments_of_gradients(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        cpu.extension().row_product(*arguments)
+    if message.startswith("dy"):
+        with pytest.raises(ValueError, match=message):
+            cpu.extension().row_sum(arguments[0])
 
 
 @pytest.mark.parametrize("capability", ["default", "avx2"])
