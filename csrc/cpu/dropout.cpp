@@ -14,7 +14,7 @@ Tensor sum_first(const Tensor& parts) {
     return out;
 }
 
-Tensor dropout(const Tensor& x, double p, const OptionalTensor& seed, int64_t stream, const Tensor& out) {
+Tensor dropout_to(const Tensor& x, double p, const OptionalTensor& seed, int64_t stream, const Tensor& out) {
     expect_floating(x, "x", -1);
     const DropoutMask mask = dropout_mask_of_stream(seed, stream, p, "p");
     const Tensor in = operand(x), result = out.defined() ? out : allocate(x.sizes(), x);
@@ -28,6 +28,10 @@ Tensor dropout(const Tensor& x, double p, const OptionalTensor& seed, int64_t st
         });
     });
     return converted(result, x.scalar_type());
+}
+
+Tensor dropout(const Tensor& x, double p, const OptionalTensor& seed, int64_t stream) {
+    return dropout_to(x, p, seed, stream, {});
 }
 
 }  // namespace iprm::cpu

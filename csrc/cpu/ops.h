@@ -20,8 +20,9 @@ using at::Tensor;
 // Fixed-order sum over the first dimension, of contiguous parts; a single one is not copied.
 Tensor sum_first(const Tensor& parts);
 
+Tensor dropout(const Tensor& x, double p, const OptionalTensor& seed, int64_t stream);
 // Written to `out` where that is defined, a contiguous tensor like x.
-Tensor dropout(const Tensor& x, double p, const OptionalTensor& seed, int64_t stream, const Tensor& out = {});
+Tensor dropout_to(const Tensor& x, double p, const OptionalTensor& seed, int64_t stream, const Tensor& out);
 
 // x (..., I), weight (O, I), c = bias (O,) or addend (..., O): x weight^T + c (..., O), in float32 or float64. It is
 // written to `out`, where given: contiguous, perhaps c itself, but not x. `packed` is where the caller holds, from call

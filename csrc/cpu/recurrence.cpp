@@ -20,7 +20,7 @@ Tensor product_of_rows(const Tensor& dy, const Tensor& x, const Tensor& sum) { r
 }  // namespace
 
 const recurrence::Cores kCores{&linear_of_map, &linear_back_of_map,  &product_of_rows,    &row_sum,
-                               &dropout,       &formation,           &formation_backward, &pack,
+                               &dropout_to,    &formation,           &formation_backward, &pack,
                                &execution,     &execution_backward,  &execution_simple,   &execution_simple_backward,
                                &composition,   &composition_backward};
 
