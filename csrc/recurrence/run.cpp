@@ -213,7 +213,7 @@ void Run::row(const std::string& name, int64_t t, const Tensor& dy) {
     rows[t] = dy;
 }
 
-Gradient Run::map_gradient(const std::string& name, const Tensors& inputs) const {
+Gradient Run::map_gradient(const std::string& name, const Tensors& inputs) {
     const Tensor dy = rows(name);
     Tensors parts;
     for (const Tensor& x : inputs) parts.push_back(cores.row_product(dy, x.flatten(0, 2), {}));

@@ -109,12 +109,15 @@ class Run {
 
     // Puts down the gradient (B, K, outputs) of what a map gives in step t.
     void row(const std::string& name, int64_t t, const Tensor& dy);
-    // The rows put down under a name, of all steps: (T B K, outputs).
-    Tensor rows(const std::string& name) const { return at::stack(rows_.at(name)).flatten(0, 2); }
+    // The rows put down under a name, of all steps: (T B K, outputs). They are asked for once, and not held longer.
+    Tensor rows(const std::string& name) {
+        const Tensors steps = std::move(rows_.at(name));
+        return at::stack(steps).flatten(0, 2);
+    }
     // Those of one step: (B K, outputs).
     Tensor rows_of_step(const std::string& name, int64_t t) const { return rows_.at(name)[t].flatten(0, 1); }
     // Weight and bias gradients of a map whose inputs (T, B, K, .) are joined along the width.
-    Gradient map_gradient(const std::string& name, const Tensors& inputs) const;
+    Gradient map_gradient(const std::string& name, const Tensors& inputs);
     // Both gradients of what was added up step by step: a layer norm, or a map of the tokens.
     Gradient summed_gradient(const std::string& name) const { return {sums.at(name), sums.at(name + ".bias")}; }
     // Of a map to one logit. Its bias shifts a whole row of logits, and drops out of the softmax.
