@@ -38,7 +38,7 @@ from torch import Tensor
 from iprm_kernels.backends.eager import unneeded
 from iprm_kernels.backends.triton import attention
 from iprm_kernels.backends.triton.configs import ROWS, is_fused
-from iprm_kernels.backends.triton.launch import bytes_of, cdiv, contiguous, draws_of, launch, over_pairs
+from iprm_kernels.backends.triton.launch import Draws, bytes_of, cdiv, contiguous, draws_of, launch, over_pairs
 from iprm_kernels.philox import Role
 
 BUFFER_BYTES = 128 * 2**20
@@ -49,7 +49,7 @@ def floats(like: Tensor, *shape: int) -> Tensor:
     return torch.empty(shape, dtype=torch.float32, device=like.device)
 
 
-def rates(seed, step, p_product, p_attention) -> tuple[dict, dict]:
+def rates(seed, step, p_product, p_attention) -> tuple[Draws, Draws]:
     """The arguments of the two masks."""
     return (
         draws_of(p_product, seed, step, Role.PRODUCT),
@@ -66,8 +66,8 @@ def execution(v, u, g, l, C1a, C2, c2, w, tokens, mask, seed, step, p_product, p
         wide_logits((v, u, g, l), C1a, C2, c2, w, logits, product, activation)
     elif logits.numel():
         over_pairs(
-            "logits", v, u, g, l, C1a, C2, c2, w, logits, pairs=B * K * N, N=N, K=K, R=R, ACTIVATION=activation,
-            **product,
+            "logits", v, u, g, l, C1a, C2, c2, w, logits, *product, pairs=B * K * N, N=N, K=K, R=R,
+            ACTIVATION=activation, DROP=product.on,
         )  # fmt: skip
     return attention.pool(logits, tokens, bytes_of(mask), attention_drop)
 
@@ -131,8 +131,8 @@ def pair_gradients(inputs, ds, first, buffers, product, activation, outputs, tot
     pre, hidden, dh = (t[: B * K * N] for t in buffers)  # hidden then holds d pre, dh dx, and pre g ⊙ v
     recompute(v, u, g, C1a, C2, c2, pre, hidden, dh, activation)
     launch(
-        "gate_backward", lambda meta: (B * K, cdiv(R, meta["BR"])), l, w, ds, dh, dl, sum_w, sum_c2, first=first, N=N,
-        R=R, ACTIVATION=activation, like=v, **product,
+        "gate_backward", lambda meta: (B * K, cdiv(R, meta["BR"])), l, w, ds, dh, dl, sum_w, sum_c2, *product, first,
+        N=N, R=R, ACTIVATION=activation, DROP=product.on, like=v,
     )  # fmt: skip
     if needs[5]:
         dC2 = add_product(dC2, dh, hidden)
@@ -173,7 +173,7 @@ def chain_backward(C1a, C2, pre, d_pre, dh, activation) -> None:
 def elementwise(kernel: str, first: Tensor, *args, pairs: int, R: int, **options) -> None:
     """Launch a kernel over the elements of a buffer."""
     grid = lambda meta: (cdiv(pairs, meta["BN"]), cdiv(R, meta["BR"]))  # noqa: E731
-    launch(kernel, grid, first, *args, pairs=pairs, R=R, like=first, **options)
+    launch(kernel, grid, first, *args, pairs, R=R, like=first, **options)
 
 
 def wide_logits(inputs, C1a, C2, c2, w, logits, product, activation) -> None:
@@ -194,8 +194,8 @@ def scores(keys, query, w, logits, first, N, activation, product, own=False) -> 
     _, K, R = query.shape
     count = logits.numel()
     launch(
-        "simple_logits", lambda meta: (cdiv(count, meta["BN"]),), keys, query, w, logits, first=first, pairs=count, N=N,
-        K=K, R=R, ACTIVATION=activation, OWN=own, like=keys, **product,
+        "simple_logits", lambda meta: (cdiv(count, meta["BN"]),), keys, query, w, logits, *product, first, count, N=N,
+        K=K, R=R, ACTIVATION=activation, DROP=product.on, OWN=own, like=keys,
     )  # fmt: skip
 
 
@@ -223,6 +223,6 @@ def execution_simple_backward(
     if B:
         launch(
             "simple_backward", lambda meta: (B * tiles, cdiv(R, meta["BR"])), keys, query, w, ds, d_keys, sum_query,
-            sum_w, N=N, K=K, R=R, ACTIVATION=activation, like=keys, **product,
+            sum_w, *product, N=N, K=K, R=R, ACTIVATION=activation, DROP=product.on, like=keys,
         )  # fmt: skip
     return d_keys, sum_query.sum(1).to(query.dtype), sum_w.sum((0, 1)).to(w.dtype), d_tokens
