@@ -73,9 +73,10 @@ def execution(v, u, g, l, C1a, C2, c2, w, tokens, mask, seed, step, p_product, p
 
 
 def chunks(samples: int, sample_bytes: int) -> list[slice]:
-    """Slices of the batch whose buffers stay within BUFFER_BYTES."""
-    size = max(1, BUFFER_BYTES // max(1, sample_bytes))
-    return [slice(start, min(start + size, samples)) for start in range(0, samples, size)]
+    """Slices of the batch whose buffers stay within BUFFER_BYTES, as even as can be."""
+    most = max(1, BUFFER_BYTES // max(1, sample_bytes))
+    size = cdiv(samples, max(1, cdiv(samples, most)))
+    return [slice(start, min(start + size, samples)) for start in range(0, samples, max(1, size))]
 
 
 def add_product(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:

@@ -52,9 +52,10 @@ def kind(argument):
     return tuple(map(kind, argument)) if isinstance(argument, tuple) else type(argument)
 
 
-def key_of(kernel: str, args: tuple, options: dict) -> tuple:
-    """Of a launch on the current device: the kinds of its first arguments and the values of the others."""
-    return kernel, driver.active.get_current_device(), *map(kind, args), *options, *options.values()
+def key_of(kernel: str, device: int, args: tuple, options: dict) -> tuple:
+    """Of a launch: the kinds of its first arguments and the values of the others."""
+    kinds = [(a.dtype, a.data_ptr() % 16 == 0) if isinstance(a, Tensor) else kind(a) for a in args]  # most are tensors
+    return kernel, device, *kinds, *options, *options.values()
 
 
 def hold(key: tuple, function: triton.JITFunction, compiled, args: tuple, options: dict, blocks: dict) -> None:

@@ -122,7 +122,7 @@ def launch(kernel: str, grid: Callable[[dict], tuple], *args, like: Tensor, **op
     args: its first arguments, in order: pointers and numbers.  options: the others by name, but for the blocks: K, N
     and constants.  like: has the inputs' dtype and device.
     """
-    key = held.key_of(kernel, args, options) if like.is_cuda else None
+    key = held.key_of(kernel, like.get_device(), args, options) if like.is_cuda else None
     if (known := held.KERNELS.get(key)) and not held.watched(known.function):
         known.launch(grid, args)
         return

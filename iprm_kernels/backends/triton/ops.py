@@ -10,7 +10,7 @@ import functools
 import importlib
 import importlib.util
 import os
-import sys
+from types import SimpleNamespace
 
 import torch
 
@@ -143,9 +143,18 @@ pack = eager.pack
 working_dtype = eager.working_dtype
 
 
-def recurrence(*args):
-    return walk.forward(sys.modules[__name__], *args)
+@functools.cache
+def _cores() -> SimpleNamespace:
+    """The same for the walk over the steps, whose ops need not look for the device each."""
+    own = {name: _launches(name) for name in _ROOMS}
+    return SimpleNamespace(linear=linear, linear_back=linear_back, pack=pack, **own)
 
 
-def recurrence_backward(*args):
-    return walk.backward(sys.modules[__name__], *args)
+def recurrence(memory, *args):
+    with torch.cuda.device_of(memory):
+        return walk.forward(_cores(), memory, *args)
+
+
+def recurrence_backward(grad, *args):
+    with torch.cuda.device_of(grad):
+        return walk.backward(_cores(), grad, *args)

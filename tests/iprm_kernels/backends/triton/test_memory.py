@@ -89,7 +89,9 @@ def test_execution_forward_of_a_wide_model():
     got = temporaries(execution.execution, *inputs, None, *OPTIONS, "elu")
     (buffer,) = [size for size, count in got.items() if count == 3]
     assert got == {ATTENTION: 1, buffer: 3}
-    assert 3 * buffer <= execution.BUFFER_BYTES < 3 * buffer + 3 * K * N * R * 2
+    sample = K * N * R * 2
+    rounds = -(-B // (execution.BUFFER_BYTES // (3 * sample)))
+    assert buffer == -(-B // rounds) * sample <= execution.BUFFER_BYTES / 3
 
 
 @pytest.mark.parametrize("samples", [64, 27, 1])
@@ -99,7 +101,7 @@ def test_execution_backward(samples, monkeypatch):
     pooled, a = meta(B, K, D), meta(B, K, N, dtype=torch.float32)
     got = temporaries(execution.execution_backward, pooled, a, *pair_inputs(), a, *OPTIONS, "elu", [True] * 9)
     rounds, tiles = -(-B // samples), -(-N // ROWS)
-    want = Counter([samples * K * N * R * 2] * 3)  # the buffers
+    want = Counter([-(-B // rounds) * K * N * R * 2] * 3)  # the buffers
     want += Counter([4 * B * tiles * K * R, 4 * B * K * R])  # the parts of dg, and their sum
     want += Counter([4 * B * K * R] * 2 + [4 * R] * 2)  # those of dw and dc2, and theirs
     want += Counter([2 * R * R] * 2 * rounds)  # what the library multiplies for dC1a and dC2 (float32 on a device)
@@ -111,11 +113,13 @@ def test_execution_backward(samples, monkeypatch):
 
 
 def test_execution_backward_at_its_default_size():
-    """For any batch, the buffers stay within BUFFER_BYTES."""
+    """For any batch, the buffers stay within BUFFER_BYTES, and are as full as the fewest rounds allow."""
     for batch in (1, 8, 64, 1024):
         parts = execution.chunks(batch, 3 * K * N * R * 2)
         largest = max(s.stop - s.start for s in parts)
         assert 3 * largest * K * N * R * 2 <= execution.BUFFER_BYTES
+        assert len(parts) == -(-batch // (execution.BUFFER_BYTES // (3 * K * N * R * 2)))
+        assert largest - (parts[-1].stop - parts[-1].start) < len(parts)
         assert [s.start for s in parts[1:]] == [s.stop for s in parts[:-1]]
         assert parts[-1].stop == batch
 
