@@ -8,6 +8,7 @@ and more. The first launch of each kind, and every one that a profiler or debugg
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import triton
@@ -42,20 +43,25 @@ KERNELS: dict[tuple, Held] = {}
 """All that are held. There are as many as there are kinds: numbers but K and N are in a key by their kind alone."""
 
 
-def kind(argument):
-    """What Triton may compile a kernel anew for: of a tensor its dtype and alignment, of an integer its width and
-    whether it is 1 or a multiple of 16."""
-    if isinstance(argument, Tensor):
-        return argument.dtype, argument.data_ptr() % 16 == 0
-    if isinstance(argument, int):
-        return argument == 1, argument % 16 == 0, -(2**31) <= argument < 2**31, argument < 2**63
-    return tuple(map(kind, argument)) if isinstance(argument, tuple) else type(argument)
+@functools.lru_cache(4096, typed=True)
+def kind_of_number(n: int | float | None):
+    """What Triton may compile a kernel anew for: an integer's width, and whether it is 1 or a multiple of 16."""
+    return (n == 1, n % 16 == 0, -(2**31) <= n < 2**31, n < 2**63) if isinstance(n, int) else type(n)
+
+
+def kinds_of(arguments: tuple) -> list:
+    """The same of pointers and numbers: of a tensor, its dtype and alignment."""
+    return [
+        (a.dtype, a.data_ptr() % 16 == 0) if isinstance(a, Tensor)
+        else tuple(kinds_of(a)) if isinstance(a, tuple)
+        else kind_of_number(a)
+        for a in arguments
+    ]  # fmt: skip
 
 
 def key_of(kernel: str, device: int, args: tuple, options: dict) -> tuple:
     """Of a launch: the kinds of its first arguments and the values of the others."""
-    kinds = [(a.dtype, a.data_ptr() % 16 == 0) if isinstance(a, Tensor) else kind(a) for a in args]  # most are tensors
-    return kernel, device, *kinds, *options, *options.values()
+    return kernel, device, *kinds_of(args), *options, *options.values()
 
 
 def hold(key: tuple, function: triton.JITFunction, compiled, args: tuple, options: dict, blocks: dict) -> None:
@@ -69,16 +75,12 @@ def hold(key: tuple, function: triton.JITFunction, compiled, args: tuple, option
 def watched(function: triton.JITFunction) -> bool:
     """Whether somebody listens to launches, or has what is compiled changed: a profiler, a debugger."""
     runtime, compilation = triton.knobs.runtime, triton.knobs.compilation
+    enter, leave = runtime.launch_enter_hook, runtime.launch_exit_hook
     return bool(
         function.pre_run_hooks
         or runtime.debug
-        or listens(runtime.launch_enter_hook)
-        or listens(runtime.launch_exit_hook)
+        or (enter is not None and getattr(enter, "calls", True))  # a hook, or a chain of them
+        or (leave is not None and getattr(leave, "calls", True))
         or getattr(runtime, "add_stages_inspection_hook", None)
         or getattr(compilation, "instrumentation_mode", None)
     )
-
-
-def listens(hook) -> bool:
-    """Whether a hook, or any in a chain of hooks, is there."""
-    return hook is not None and bool(getattr(hook, "calls", True))
