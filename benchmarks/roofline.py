@@ -178,7 +178,7 @@ def formation_backward(s: Sizes) -> Count:
 
 def chunks_of(s: Sizes) -> int:
     """How often the backward pass fills its buffers."""
-    per_chunk = max(1, BUFFER_BYTES // (4 * s.K * s.N * s.R * s.width))
+    per_chunk = max(1, BUFFER_BYTES // (3 * s.K * s.N * s.R * s.width))
     return -(-s.B // per_chunk)
 
 
@@ -214,13 +214,12 @@ def execution_backward(s: Sizes) -> Count:
         Launch("slope", 0, 3 * a),
         Launch("d_tokens", pool, a + q + x),
         Launch("recompute", 2 * product, 3 * pair + 2 * keys + small, times),
-        Launch("gate_backward", 0, 3 * pair + small + a, times),
-        Launch("sums of dw and dc2", 0, 8 * s.pairs * s.R / 32, 2 * times),
+        Launch("gate_backward", 0, 2 * pair + 2 * small + a, times),
         Launch("dC2", product, 2 * pair, 2 * times),
         Launch("chain_backward", 2 * product, 4 * pair, times),
-        Launch("reduce", 0, 4 * pair + 3 * keys, times),
-        Launch("sums of dg and dl", 0, 8 * s.pairs * s.R / 32, 3 * times),
+        Launch("reduce", 0, 3 * pair + 3 * keys, times),
         Launch("dC1a", product, 2 * pair, 2 * times),
+        Launch("sums of dg, dw and dc2", 0, 4 * s.pairs * s.R / 32 + 8 * s.B * s.K * s.R, 3),
     ]
     published = [
         Launch("a Wv x̃", 2 * pool, 2 * x + 2 * q + 2 * a, 2),

@@ -1,4 +1,4 @@
-"""Launches of the kernels in `attend.py`. All tensors contiguous, masks as bytes, `drop` from `launch.draws`."""
+"""Launches of the kernels in `attend.py`. All tensors contiguous, masks as bytes, `drop` from `launch.draws_of`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from iprm_kernels.backends.triton.configs import OPERATIONS
-from iprm_kernels.backends.triton.launch import cdiv, draws, launch, precision
+from iprm_kernels.backends.triton.launch import Draws, cdiv, launch, precision
 
-UNUSED = draws(0.0, None, 0)
+UNUSED = Draws(None, 0, 0, 1.0)
 
 
 def sizes(tokens: Tensor, K: int) -> dict:
@@ -18,7 +18,7 @@ def sizes(tokens: Tensor, K: int) -> dict:
 
 
 def products(
-    query: Tensor, tokens: Tensor, gate: Tensor | None = None, drop: dict = UNUSED, extra: Tensor | None = None
+    query: Tensor, tokens: Tensor, gate: Tensor | None = None, drop: Draws = UNUSED, extra: Tensor | None = None
 ):
     """(B, K, D), (B, N, D) -> (B, K, N) float32, times the dropout multipliers, plus `extra`."""
     (B, K, _), N = query.shape, tokens.shape[1]
@@ -26,30 +26,30 @@ def products(
     if B and K:
         launch(
             "products", lambda meta: (B * cdiv(N, meta["BN"]), cdiv(K, meta["BK"])), query, gate, tokens, extra, out,
-            ALIGNED=N % 4 == 0, GATED=gate is not None, ADD=extra is not None, **sizes(tokens, K), **drop,
+            *drop, ALIGNED=N % 4 == 0, GATED=gate is not None, ADD=extra is not None, DROP=drop.on, **sizes(tokens, K),
         )  # fmt: skip
     return out
 
 
-def pool(logits: Tensor, tokens: Tensor, mask: Tensor | None, drop: dict) -> tuple[Tensor, Tensor]:
+def pool(logits: Tensor, tokens: Tensor, mask: Tensor | None, drop: Draws) -> tuple[Tensor, Tensor]:
     """(B, K, N), (B, N, D) -> pooled (B, K, D), attention (B, K, N) float32."""
     (B, K, N), D = logits.shape, tokens.shape[2]
     pooled, a = tokens.new_empty(B, K, D), torch.empty_like(logits)
     if B and K:
         launch(
             "pool", lambda meta: (B, cdiv(D, meta["BD"]), cdiv(K, meta["BK"])), logits, mask, tokens, pooled, a,
-            ALIGNED=N % 4 == 0, MASKED=mask is not None, **sizes(tokens, K), **drop,
+            *drop, ALIGNED=N % 4 == 0, MASKED=mask is not None, DROP=drop.on, **sizes(tokens, K),
         )  # fmt: skip
     return pooled, a
 
 
-def d_logits(grad: Tensor, grad_attention: Tensor | None, tokens: Tensor, a: Tensor, drop: dict) -> Tensor:
+def d_logits(grad: Tensor, grad_attention: Tensor | None, tokens: Tensor, a: Tensor, drop: Draws) -> Tensor:
     """The gradient (B, K, N) float32 of the logits, from those of the pooled values and of the probabilities."""
     extra = None if grad_attention is None else grad_attention.contiguous()
     da = products(grad, tokens, None, drop, extra)
     B, K, N = a.shape
     if B and K:
-        launch("slope", lambda meta: (B * K,), a, da, N, like=a)
+        launch("slope", lambda meta: (B * K,), a, da, N=N, like=a)
     return da
 
 
@@ -60,7 +60,7 @@ def d_tokens(grad, a, drop, tokens, ds=None, query=None, gate=None) -> Tensor:
     if B:
         launch(
             "d_tokens", lambda meta: (B * cdiv(N, meta["BN"]), cdiv(tokens.shape[2], meta["BD"])), a, grad, ds, query,
-            gate, out, ALIGNED=N % 4 == 0, GATED=ds is not None, **sizes(tokens, K), **drop,
+            gate, out, *drop, ALIGNED=N % 4 == 0, GATED=ds is not None, DROP=drop.on, **sizes(tokens, K),
         )  # fmt: skip
     return out
 

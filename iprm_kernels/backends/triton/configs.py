@@ -15,16 +15,18 @@ import functools
 from typing import NamedTuple
 
 import torch
-import triton
 
 from iprm_kernels.backends import devices
-
-power_of_2 = triton.next_power_of_2
 
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 SMALL = 86
 """The family of cards with 99 KB of shared memory a block."""
 CHAINS = ("logits", "recompute", "chain_backward")
+
+
+def power_of_2(n: int) -> int:
+    """The least that is not below n."""
+    return 1 << max(0, n - 1).bit_length()
 
 
 class Entry(NamedTuple):

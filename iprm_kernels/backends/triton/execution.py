@@ -6,21 +6,21 @@ Backward of execution = "full". The weights' gradients are sums over all B·K·N
 
 whose (R, R) float32 sums do not fit beside a tile's own accumulators (R = 256: 256 KB each, a whole register file),
 and one partial sum per program would be B·K·N / BN of them. So both factors go to a buffer for some samples at a
-time, and the library multiplies them. Four buffers of (pairs, R) in the inputs' dtype serve for everything, each
+time, and the library multiplies them. Three buffers of (pairs, R) in the inputs' dtype serve for everything, each
 overwritten once its content has been used up:
 
     recompute               writes pre, φ(pre), h                                2 products   3 R elements a pair
-    gate_backward           h -> dh; dl's summands; parts of dw and dc2          0            3 R
+    gate_backward           h -> dh; dl; each operation's part of dw and dc2     0            2 R
     dC2 += dhᵀ φ(pre)       library                                              1            2 R
     chain_backward          pre -> d pre, over φ(pre); dh -> dx                  2            4 R
-    reduce                  dv, du; parts of dg and dl; g ⊙ v, over pre          0            4 R
+    reduce                  dv, du; parts of dg; g ⊙ v, over pre                 0            3 R
     dC1a += d preᵀ (g ⊙ v)  library                                              1            2 R
 
-Six products of 2 R² operations a pair, which is the floor with recomputation, and 18 R elements moved a pair, through
-buffers of BUFFER_BYTES in all. R = 256, bfloat16: 2 KB of buffer a pair, hence 65536 pairs at once, 0.5 ms of an A100
-or 0.13 ms of a B200 (benchmarks/roofline.py, predicted) for some 13 launches. Buffers that fit the second-level cache
+Six products of 2 R² operations a pair, which is the floor with recomputation, and 16 R elements moved a pair, through
+buffers of BUFFER_BYTES in all. R = 256, bfloat16: 1.5 KB of buffer a pair, hence 87381 pairs at once, 0.6 ms of an A100
+or 0.16 ms of a B200 (benchmarks/roofline.py, predicted) for some 6 launches. Buffers that fit the second-level cache
 (32 MB) would save memory traffic, but leave the card waiting for launches. A sample is never cut, so the bound is
-max(BUFFER_BYTES, 4·K·N·R elements).
+max(BUFFER_BYTES, 3·K·N·R elements).
 
 Over their widest R (`configs.WIDEST`), where products are nearly all of the work, `recompute` and `chain_backward` are
 the library's products between elementwise kernels, and the forward pass goes through three such buffers too.
@@ -38,7 +38,7 @@ from torch import Tensor
 from iprm_kernels.backends.eager import unneeded
 from iprm_kernels.backends.triton import attention
 from iprm_kernels.backends.triton.configs import ROWS, is_fused
-from iprm_kernels.backends.triton.launch import bytes_of, cdiv, contiguous, draws_of, launch, over_pairs
+from iprm_kernels.backends.triton.launch import Draws, bytes_of, cdiv, contiguous, draws_of, launch, over_pairs
 from iprm_kernels.philox import Role
 
 BUFFER_BYTES = 128 * 2**20
@@ -49,7 +49,7 @@ def floats(like: Tensor, *shape: int) -> Tensor:
     return torch.empty(shape, dtype=torch.float32, device=like.device)
 
 
-def rates(seed, step, p_product, p_attention) -> tuple[dict, dict]:
+def rates(seed, step, p_product, p_attention) -> tuple[Draws, Draws]:
     """The arguments of the two masks."""
     return (
         draws_of(p_product, seed, step, Role.PRODUCT),
@@ -66,26 +66,28 @@ def execution(v, u, g, l, C1a, C2, c2, w, tokens, mask, seed, step, p_product, p
         wide_logits((v, u, g, l), C1a, C2, c2, w, logits, product, activation)
     elif logits.numel():
         over_pairs(
-            "logits", v, u, g, l, C1a, C2, c2, w, logits, pairs=B * K * N, N=N, K=K, R=R, ACTIVATION=activation,
-            **product,
+            "logits", v, u, g, l, C1a, C2, c2, w, logits, *product, pairs=B * K * N, N=N, K=K, R=R,
+            ACTIVATION=activation, DROP=product.on,
         )  # fmt: skip
     return attention.pool(logits, tokens, bytes_of(mask), attention_drop)
 
 
 def chunks(samples: int, sample_bytes: int) -> list[slice]:
-    """Slices of the batch whose four buffers stay within BUFFER_BYTES."""
-    size = max(1, BUFFER_BYTES // max(1, sample_bytes))
-    return [slice(start, min(start + size, samples)) for start in range(0, samples, size)]
+    """Slices of the batch whose buffers stay within BUFFER_BYTES, as even as can be."""
+    most = max(1, BUFFER_BYTES // max(1, sample_bytes))
+    size = cdiv(samples, max(1, cdiv(samples, most)))
+    return [slice(start, min(start + size, samples)) for start in range(0, samples, max(1, size))]
 
 
-def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """total += leftᵀ right, accumulated in float32 also across calls where the library can."""
+def add_product(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
+    """total + leftᵀ right in float32, accumulated in it also within a product where the library can."""
     if left.dtype == torch.float32:
-        total.addmm_(left.mT, right)
-    elif left.is_cuda and "dtype" in torch.ops.aten.mm.overloads():
-        total += torch.ops.aten.mm.dtype(left.mT, right, torch.float32)
+        return left.mT @ right if total is None else total.addmm_(left.mT, right)
+    if left.is_cuda and "dtype" in torch.ops.aten.mm.overloads():
+        product = torch.ops.aten.mm.dtype(left.mT, right, torch.float32)
     else:
-        total += left.mT @ right
+        product = (left.mT @ right).float()
+    return product if total is None else total.add_(product)
 
 
 def execution_backward(
@@ -99,49 +101,50 @@ def execution_backward(
     ds = attention.d_logits(grad_pooled, grad_attention, tokens, a, attention_drop)
     d_tokens = attention.d_tokens(grad_pooled, a, attention_drop, tokens) if needs[8] else unneeded(tokens)
     (B, K, R), N = g.shape, v.shape[1]
-    dv, du, dg, dl = (torch.empty_like(t) for t in (v, u, g, l))
-    weights = [torch.zeros(n, R, dtype=torch.float32, device=v.device) for n in (R, R, 2)]  # of C1a, C2, (w, c2)
-    parts = chunks(B, 4 * K * N * R * v.element_size()) if K else []
-    buffers = [v.new_empty((parts[0].stop if parts else 0) * K * N, R) for _ in range(4)]
+    dv, du, dl = (torch.empty_like(t) for t in (v, u, l))
+    sum_g, sum_w, sum_c2 = floats(v, B, cdiv(N, ROWS), K, R), floats(v, B, K, R), floats(v, B, K, R)
+    products = None, None  # dC1a and dC2
+    parts = chunks(B, 3 * K * N * R * v.element_size()) if K else []
+    buffers = [v.new_empty((parts[0].stop if parts else 0) * K * N, R) for _ in range(3)]
     for s in parts:
-        pair_gradients(
+        products = pair_gradients(
             (v[s], u[s], g[s], l[s], C1a, C2, c2, w), ds[s], s.start * K * N, buffers, product, activation,
-            (dv[s], du[s], dg[s], dl[s]), weights, needs,
+            [t[s] for t in (dv, du, dl, sum_g, sum_w, sum_c2)], products, needs,
         )  # fmt: skip
-    dC1a, dC2, dw, dc2 = (d.to(v.dtype, copy=True) for d in (*weights[:2], *weights[2]))
-    dC1a, dC2 = dC1a if needs[4] else unneeded(v), dC2 if needs[5] else unneeded(v)
-    return dv, du, dg, dl, dC1a, dC2, dc2, dw, d_tokens
+    dg, dw, dc2 = sum_g.sum(1), sum_w.sum((0, 1)), sum_c2.sum((0, 1))
+    dC1a, dC2 = (weight_gradient(*of) for of in zip((C1a, C2), products, needs[4:6], strict=True))
+    return dv, du, dg.to(v.dtype), dl, dC1a, dC2, dc2.to(v.dtype), dw.to(v.dtype), d_tokens
 
 
-def pair_gradients(inputs, ds, first, buffers, product, activation, gradients, weights, needs) -> None:
-    """The gradients of some samples into `gradients`, and their part of the weights' gradients onto `weights`."""
+def weight_gradient(weight: Tensor, total: Tensor | None, need: bool) -> Tensor:
+    """A weight's gradient from what was added up, which is None where there are no pairs."""
+    if not need:
+        return unneeded(weight)
+    return torch.zeros_like(weight) if total is None else total.to(weight.dtype)
+
+
+def pair_gradients(inputs, ds, first, buffers, product, activation, outputs, totals, needs) -> tuple:
+    """The gradients of some samples into `outputs`; -> what was added up of dC1a and dC2, with their part."""
     v, u, g, l, C1a, C2, c2, w = inputs
-    dv, du, dg, dl = gradients
-    dC1a, dC2, rows = weights
+    dv, du, dl, sum_g, sum_w, sum_c2 = outputs
+    dC1a, dC2 = totals
     (B, K, R), N = g.shape, v.shape[1]
-    count = B * K * N
-    pre, hidden, dh, dl_parts = (t[:count] for t in buffers)  # hidden then holds d pre, dh dx, and pre g ⊙ v
-    sizes = {"pairs": count, "N": N, "K": K, "R": R}
+    pre, hidden, dh = (t[: B * K * N] for t in buffers)  # hidden then holds d pre, dh dx, and pre g ⊙ v
     recompute(v, u, g, C1a, C2, c2, pre, hidden, dh, activation)
-    sums = floats(v, 2, cdiv(count, ROWS), R)
     launch(
-        "gate_backward", lambda meta: (sums.shape[1], cdiv(R, meta["BR"])), l, w, ds, dh, dl_parts, *sums, first=first,
-        **sizes, ACTIVATION=activation, like=v, **product,
+        "gate_backward", lambda meta: (B * K, cdiv(R, meta["BR"])), l, w, ds, dh, dl, sum_w, sum_c2, *product, first,
+        N=N, R=R, ACTIVATION=activation, DROP=product.on, like=v,
     )  # fmt: skip
-    rows += sums.sum(1)
     if needs[5]:
-        add_product(dC2, dh, hidden)
+        dC2 = add_product(dC2, dh, hidden)
     chain_backward(C1a, C2, pre, hidden, dh, activation)
-    tiles = cdiv(N, ROWS)
-    sums = floats(v, 2, B, tiles, K, R)
     launch(
-        "reduce", lambda meta: (B * tiles, cdiv(R, meta["BR"])), v, g, dh, hidden, dl_parts, pre, dv, du, *sums,
-        N=N, K=K, R=R, like=v,
+        "reduce", lambda meta: (B * sum_g.shape[1], cdiv(R, meta["BR"])), v, g, dh, hidden, pre, dv, du, sum_g, N=N,
+        K=K, R=R, like=v,
     )  # fmt: skip
-    for gradient, total in zip((dg, dl), sums.sum(2), strict=True):
-        gradient.copy_(total)
     if needs[4]:
-        add_product(dC1a, hidden, pre)
+        dC1a = add_product(dC1a, hidden, pre)
+    return dC1a, dC2
 
 
 def recompute(v, u, g, C1a, C2, c2, pre, hidden, h, activation) -> None:
@@ -171,7 +174,7 @@ def chain_backward(C1a, C2, pre, d_pre, dh, activation) -> None:
 def elementwise(kernel: str, first: Tensor, *args, pairs: int, R: int, **options) -> None:
     """Launch a kernel over the elements of a buffer."""
     grid = lambda meta: (cdiv(pairs, meta["BN"]), cdiv(R, meta["BR"]))  # noqa: E731
-    launch(kernel, grid, first, *args, pairs=pairs, R=R, like=first, **options)
+    launch(kernel, grid, first, *args, pairs, R=R, like=first, **options)
 
 
 def wide_logits(inputs, C1a, C2, c2, w, logits, product, activation) -> None:
@@ -192,8 +195,8 @@ def scores(keys, query, w, logits, first, N, activation, product, own=False) -> 
     _, K, R = query.shape
     count = logits.numel()
     launch(
-        "simple_logits", lambda meta: (cdiv(count, meta["BN"]),), keys, query, w, logits, first=first, pairs=count, N=N,
-        K=K, R=R, ACTIVATION=activation, OWN=own, like=keys, **product,
+        "simple_logits", lambda meta: (cdiv(count, meta["BN"]),), keys, query, w, logits, *product, first, count, N=N,
+        K=K, R=R, ACTIVATION=activation, DROP=product.on, OWN=own, like=keys,
     )  # fmt: skip
 
 
@@ -221,6 +224,6 @@ def execution_simple_backward(
     if B:
         launch(
             "simple_backward", lambda meta: (B * tiles, cdiv(R, meta["BR"])), keys, query, w, ds, d_keys, sum_query,
-            sum_w, N=N, K=K, R=R, ACTIVATION=activation, like=keys, **product,
+            sum_w, *product, N=N, K=K, R=R, ACTIVATION=activation, DROP=product.on, like=keys,
         )  # fmt: skip
     return d_keys, sum_query.sum(1).to(query.dtype), sum_w.sum((0, 1)).to(w.dtype), d_tokens

@@ -2,7 +2,8 @@
 launch itself, at a configuration of `configs.py`.
 
 Where that has more than one, `triton.autotune` times them once for each (K, N, R or D, blocks, dtypes) and keeps its
-choice on disk; with IPRM_TRITON_AUTOTUNE=0 the first is taken, without timing.
+choice on disk; with IPRM_TRITON_AUTOTUNE=0 the first is taken, without timing. Either is done at the first launch of
+its kind; later ones are those of `held.py`.
 """
 
 from __future__ import annotations
@@ -12,18 +13,17 @@ import inspect
 import math
 import os
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
 from iprm_kernels.backends import devices
-from iprm_kernels.backends.triton import attend, compose, configs, pairs, philox, simple
+from iprm_kernels.backends.triton import attend, compose, configs, held, pairs, philox, simple
+from iprm_kernels.backends.triton.configs import power_of_2
 from iprm_kernels.philox import Role, stream_of
 from iprm_kernels.precision import float32_products
-
-cdiv = triton.cdiv
-power_of_2 = triton.next_power_of_2
 
 KERNELS = {
     "products": attend.products_kernel,
@@ -51,6 +51,11 @@ OPTIONS = {"enable_fp_fusion": True}
 """What must not depend on the default of a Triton version: a · b + c is one rounding."""
 
 
+def cdiv(a: int, b: int) -> int:
+    """a / b, rounded up. Triton's own is for kernels too, and takes twenty times as long."""
+    return -(-a // b)
+
+
 def contiguous(*tensors: Tensor) -> list[Tensor]:
     """The tensors as the kernels read them. One of other strides is copied; its bytes are the caller's to avoid."""
     return [t.contiguous() for t in tensors]
@@ -66,22 +71,24 @@ def threshold_of(p: float) -> tuple[int, float]:
     return math.ceil(p * 2**24), 1.0 / (1.0 - p)
 
 
-def draws(p: float, seed: Tensor | None, stream: int) -> dict:
+class Draws(NamedTuple):
     """The kernel arguments of one dropout mask. The seed stays on the device: the kernel reads it there. The number of
     the mask's stream is `draw`, because Triton keeps the name `stream` for itself."""
-    threshold, scale = threshold_of(p)
-    return {
-        "seed": seed if p else None,
-        "draw": stream,
-        "threshold": threshold,
-        "scale": scale,
-        "DROP": p > 0.0,
-    }
+
+    seed: Tensor | None
+    draw: int
+    threshold: int
+    scale: float
+
+    @property
+    def on(self) -> bool:
+        """Whether anything is dropped, which the kernels call DROP."""
+        return self.seed is not None
 
 
-def draws_of(p: float, seed: Tensor | None, step: int, role: Role) -> dict:
-    """`draws` for the mask of `role` in step `step`."""
-    return draws(p, seed, stream_of(step, role))
+def draws_of(p: float, seed: Tensor | None, step: int, role: Role) -> Draws:
+    """Those of the mask of `role` in step `step`."""
+    return Draws(seed if p else None, stream_of(step, role), *threshold_of(p))
 
 
 def precision(dtype: torch.dtype) -> str:
@@ -110,18 +117,31 @@ def tuned(kernel: str, entries: tuple[configs.Entry, ...]):
 
 
 def launch(kernel: str, grid: Callable[[dict], tuple], *args, like: Tensor, **options) -> None:
-    """Launch a kernel on a grid that may depend on its blocks; `like` has the inputs' dtype and device."""
+    """Launch a kernel on a grid that may depend on its blocks.
+
+    args: its first arguments, in order: pointers and numbers.  options: the others by name, but for the blocks: K, N
+    and constants.  like: has the inputs' dtype and device.
+    """
+    key = held.key_of(kernel, like.get_device(), args, options) if like.is_cuda else None
+    if (known := held.KERNELS.get(key)) and not held.watched(known.function):
+        known.launch(grid, args)
+        return
     sizes = options.get("R") or options.get("D"), options.get("K", 1), options.get("N", 1)
     entries = configs.entries(
         kernel, architecture_of(like.device), like.dtype, *sizes, activation=options.get("ACTIVATION")
     )
     if like.is_cuda and len(entries) > 1 and tuning():
-        tuned(kernel, entries)[grid](*args, **options, **OPTIONS)
+        tuner = tuned(kernel, entries)
+        compiled = tuner[grid](*args, **options, **OPTIONS)
+        blocks = tuner.best_config.kwargs
     else:
-        KERNELS[kernel][grid](*args, **options, **OPTIONS, **entries[0].arguments)
+        compiled = KERNELS[kernel][grid](*args, **options, **OPTIONS, **entries[0].arguments)
+        blocks = dict(entries[0].constants)
+    if key:
+        held.hold(key, KERNELS[kernel], compiled, args, options, blocks)
 
 
 def over_pairs(kernel: str, first: Tensor, *args, pairs: int, R: int, **options) -> None:
-    """Launch a chain of products over so many pairs."""
-    options |= {"pairs": pairs, "R": R, "RP": max(16, power_of_2(R)), "PRECISION": precision(first.dtype)}
-    launch(kernel, lambda meta: (cdiv(pairs, meta["BN"]),), first, *args, like=first, **options)
+    """Launch a chain of products over so many pairs, which is the last of its first arguments."""
+    options |= {"R": R, "RP": max(16, power_of_2(R)), "PRECISION": precision(first.dtype)}
+    launch(kernel, lambda meta: (cdiv(pairs, meta["BN"]),), first, *args, pairs, like=first, **options)

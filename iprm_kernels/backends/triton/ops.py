@@ -6,12 +6,11 @@ dropout seed is read by the kernels. A CUDA graph can be captured once each kern
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib
 import importlib.util
 import os
-import sys
+from types import SimpleNamespace
 
 import torch
 
@@ -108,13 +107,20 @@ def limits(device: torch.device) -> str:
     return f"any R; up to {MOST_TOKENS} visual tokens; windows of up to {MOST_BLOCKS} states"
 
 
+@functools.cache
+def _launches(name: str):
+    """The function that launches the op `name`; its room is imported."""
+    return getattr(importlib.import_module(f"{__package__}.{_ROOMS[name]}"), name)
+
+
 def _op(name: str):
-    """The op `name`, its room imported when it first runs."""
+    """The op `name`, on the device of its first argument."""
 
     def run(first, *args):
-        function = getattr(importlib.import_module(f"{__package__}.{_ROOMS[name]}"), name)
-        with torch.cuda.device(first.device) if first.is_cuda else contextlib.nullcontext():
-            return function(first, *args)
+        if first.is_cuda and first.device.index != torch.cuda.current_device():
+            with torch.cuda.device(first.device):
+                return _launches(name)(first, *args)
+        return _launches(name)(first, *args)
 
     run.__name__ = name
     return run
@@ -137,9 +143,18 @@ pack = eager.pack
 working_dtype = eager.working_dtype
 
 
-def recurrence(*args):
-    return walk.forward(sys.modules[__name__], *args)
+@functools.cache
+def _cores() -> SimpleNamespace:
+    """The same for the walk over the steps, whose ops need not look for the device each."""
+    own = {name: _launches(name) for name in _ROOMS}
+    return SimpleNamespace(linear=linear, linear_back=linear_back, pack=pack, **own)
 
 
-def recurrence_backward(*args):
-    return walk.backward(sys.modules[__name__], *args)
+def recurrence(memory, *args):
+    with torch.cuda.device_of(memory):
+        return walk.forward(_cores(), memory, *args)
+
+
+def recurrence_backward(grad, *args):
+    with torch.cuda.device_of(grad):
+        return walk.backward(_cores(), grad, *args)

@@ -191,35 +191,44 @@ def d_hidden_kernel(PRE, D_PRE, pairs, R: tl.constexpr, BN: tl.constexpr, BR: tl
 
 @triton.jit(do_not_specialize=[*PLAIN, "N"])
 def gate_backward_kernel(
-    L, w, D_LOGITS, H, D_L, SUM_W, SUM_C2, seed, draw, threshold, scale, first, pairs, N, K,
+    L, w, D_LOGITS, H, DL, SUM_W, SUM_C2, seed, draw, threshold, scale, first, N,
     R: tl.constexpr, BN: tl.constexpr, BR: tl.constexpr, ACTIVATION: tl.constexpr, DROP: tl.constexpr,
 ):  # fmt: skip
-    """From ds to dh, which overwrites h. With π = h ⊙ l and dπ = ds w ⊙ mask ⊙ φ'(π):
+    """Of one operation and BR columns: from ds to dh, which overwrites h. With π = h ⊙ l and dπ = ds w ⊙ mask ⊙ φ'(π):
 
-        dh = dπ ⊙ l,  D_L = dπ ⊙ h,  and of this tile's rows  SUM_W = Σ ds φ(π) ⊙ mask,  SUM_C2 = Σ dh
+        dh = dπ ⊙ l,  dl = Σ_n dπ ⊙ h,  and the parts of dw and dc2,  SUM_W = Σ_n ds φ(π) ⊙ mask,  SUM_C2 = Σ_n dh
 
-    The pairs are those of some samples; `first` is the number, in the whole batch, of the first of them.
+    The operations are those of some samples; `first` is the number, in the whole batch, of their first pair.
     """
     FULL: tl.constexpr = R % BR == 0
-    tile = tl.program_id(0)
+    operation = tl.program_id(0).to(tl.int64)
     begin = tl.program_id(1) * BR
     r = begin + tl.arange(0, BR)
-    p = tile.to(tl.int64) * BN + tl.arange(0, BN)
-    valid = p < pairs
-    operations, _ = locate(tile, N, K, BN)
-    h = load_rows(H, p, valid, r, R, FULL).to(tl.float32)
-    l = load_rows(L, operations, valid, r, R, FULL).to(tl.float32)
-    ds = tl.load(D_LOGITS + p, mask=valid, other=0.0)[:, None]
-    if DROP:
-        ds = ds * multipliers(seed, draw, threshold, scale, (first + p) * R + begin, BR, R % 4 == 0)
-    product = h * l
-    d_product = ds * load_vector(w, r, R, FULL)[None, :] * slope(product, ACTIVATION)
-    dh = d_product * l
-    tl.debug_barrier()  # every thread has read this tile of h
-    store_rows(H, dh, p, valid, r, R, FULL)
-    store_rows(D_L, d_product * h, p, valid, r, R, FULL)
-    tl.store(SUM_W + tile.to(tl.int64) * R + r, tl.sum(ds * activate(product, ACTIVATION), 0), mask=r < R)
-    tl.store(SUM_C2 + tile.to(tl.int64) * R + r, tl.sum(dh, 0), mask=r < R)
+    l = load_vector(L + operation * R, r, R, FULL)[None, :]
+    weight = load_vector(w, r, R, FULL)[None, :]
+    d_l = tl.zeros((BR,), tl.float32)
+    d_w = tl.zeros((BR,), tl.float32)
+    d_c2 = tl.zeros((BR,), tl.float32)
+    for start in range(0, N, BN):
+        n = start + tl.arange(0, BN)
+        valid = n < N
+        p = operation * N + n
+        h = load_rows(H, p, valid, r, R, FULL).to(tl.float32)
+        ds = tl.load(D_LOGITS + p, mask=valid, other=0.0)[:, None]
+        if DROP:
+            ds = ds * multipliers(seed, draw, threshold, scale, (first + p) * R + begin, BR, R % 4 == 0)
+        product = h * l
+        d_product = ds * weight * slope(product, ACTIVATION)
+        dh = d_product * l
+        d_l += tl.sum(d_product * h, 0)
+        d_w += tl.sum(ds * activate(product, ACTIVATION), 0)
+        d_c2 += tl.sum(dh, 0)
+        tl.debug_barrier()  # every thread has read this tile of h
+        store_rows(H, dh, p, valid, r, R, FULL)
+    row = operation * R + r
+    tl.store(DL + row, narrow(d_l, DL.dtype.element_ty), mask=r < R)
+    tl.store(SUM_W + row, d_w, mask=r < R)
+    tl.store(SUM_C2 + row, d_c2, mask=r < R)
 
 
 @triton.jit(do_not_specialize=[*PLAIN, "N"])
@@ -259,11 +268,11 @@ def chain_backward_kernel(
 
 @triton.jit(do_not_specialize=[*PLAIN, "N"])
 def reduce_kernel(
-    V, G, D_X, D_PRE, D_L, SCALED, DV, DU, SUM_G, SUM_L, N, K,
+    V, G, D_X, D_PRE, SCALED, DV, DU, SUM_G, N, K,
     R: tl.constexpr, BN: tl.constexpr, BR: tl.constexpr,
 ):  # fmt: skip
     """Of one sample, BN tokens and BR columns: dv = Σ_k g ⊙ dx, du = Σ_k d pre, and this tile's part of
-    dg = Σ_n v ⊙ dx and dl = Σ_n D_L. SCALED takes g ⊙ v, the other factor of dC1a = Σ d preᵀ (g ⊙ v).
+    dg = Σ_n v ⊙ dx. SCALED takes g ⊙ v, the other factor of dC1a = Σ d preᵀ (g ⊙ v).
     """
     FULL: tl.constexpr = R % BR == 0
     tile_count = (N + BN - 1) // BN
@@ -276,13 +285,12 @@ def reduce_kernel(
     du = tl.zeros((BN, BR), tl.float32)
     for k in range(K):
         p = (b * K + k) * N + n
-        g = tl.load(G + (b * K + k) * R + r, mask=inside, other=0.0).to(tl.float32)[None, :]
+        g = load_vector(G + (b * K + k) * R, r, R, FULL)[None, :]
         dx = load_rows(D_X, p, valid, r, R, FULL).to(tl.float32)
-        dv += dx * g
-        du += load_rows(D_PRE, p, valid, r, R, FULL).to(tl.float32)
         part = ((b * tile_count + tile) * K + k) * R + r
         tl.store(SUM_G + part, tl.sum(dx * v, 0), mask=inside)
-        tl.store(SUM_L + part, tl.sum(load_rows(D_L, p, valid, r, R, FULL).to(tl.float32), 0), mask=inside)
+        dv += dx * g
+        du += load_rows(D_PRE, p, valid, r, R, FULL).to(tl.float32)
         store_rows(SCALED, v * g, p, valid, r, R, FULL)
     store_rows(DV, dv, b * N + n, valid, r, R, FULL)
     store_rows(DU, du, b * N + n, valid, r, R, FULL)

@@ -13,7 +13,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 from iprm_kernels.backends import devices
-from iprm_kernels.backends.triton import ahead_of_time, launch
+from iprm_kernels.backends.triton import ahead_of_time, held, launch
 
 INTEGERS = {"i32": 2**31, "i64": 2**63}
 GRID_LIMIT = (2**31 - 1, 65535, 65535)
@@ -120,12 +120,19 @@ def active() -> Driver:
     return triton.runtime.driver.active
 
 
+def forget() -> None:
+    """All choices made and kernels held, as a new process would begin."""
+    launch.tuned.cache_clear()
+    held.KERNELS.clear()
+
+
 def install(monkeypatch, architecture: int) -> Driver:
     """The driver, in place until the test ends."""
     driver = Driver(architecture)
-    launch.tuned.cache_clear()
+    forget()
     monkeypatch.setattr(triton.runtime.driver, "_active", driver)
     monkeypatch.setattr(launch, "architecture_of", lambda device: active().architecture)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: None)  # as is the index of the meta device
     monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
     monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda self: True))
     address = lambda self: 2**20 + self.storage_offset() * self.element_size()  # noqa: E731

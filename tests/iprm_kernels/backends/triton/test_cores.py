@@ -47,7 +47,7 @@ def test_samples_in_chunks(dtype, on, monkeypatch):
     core, want, make = test_execution.CORES["full"]
     make, options = partial(make, 5, 3, 21, 24, 8), test_execution.options(5, 21, True, True)
     for samples in (1, 2):
-        monkeypatch.setattr(execution, "BUFFER_BYTES", samples * 4 * 3 * 21 * 24 * dtype.itemsize)
+        monkeypatch.setattr(execution, "BUFFER_BYTES", samples * 3 * 3 * 21 * 24 * dtype.itemsize)
         compare(on(core), want, make, dtype, "triton", **options)
 
 
@@ -60,6 +60,6 @@ def test_widths_whose_products_are_the_librarys(activation, dtype, on, monkeypat
     core, want, make = test_execution.CORES["full"]
     make, options = partial(make, 3, 2, 21, 40, 8), test_execution.options(3, 21, True, True)
     monkeypatch.setattr(configs, "WIDEST", dict.fromkeys(configs.CHAINS, 32))
-    for size in (execution.BUFFER_BYTES, 2 * 4 * 2 * 21 * 40 * dtype.itemsize):
+    for size in (execution.BUFFER_BYTES, 2 * 3 * 2 * 21 * 40 * dtype.itemsize):
         monkeypatch.setattr(execution, "BUFFER_BYTES", size)
         compare(on(core), want, make, dtype, "triton", activation=activation, **options)

@@ -146,7 +146,7 @@ def tuning(monkeypatch, tmp_path):
     driver = stub_driver.install(monkeypatch, 90)
     driver.seconds = lambda made: -driver.benchmarks
     yield driver
-    launch.tuned.cache_clear()
+    stub_driver.forget()
 
 
 def chosen(made: stub_driver.Launch) -> dict:
@@ -208,7 +208,7 @@ def test_tuned_once_for_each_size_and_dtype(tuning):
 def test_the_choice_is_kept_on_disk(tuning):
     logits(N=60)
     before, choice = tuning.benchmarks, [chosen(made) for made in tuning.launches]
-    launch.tuned.cache_clear()  # as a new process would begin
+    stub_driver.forget()
     logits(N=60)
     assert tuning.benchmarks == before > 0
     assert [chosen(made) for made in tuning.launches[len(choice) :]] == choice

@@ -116,29 +116,32 @@ def test_composition(last_only):
     assert all(torch.equal(big[-1], one[0]) for big, one in zip(large, small, strict=True))
 
 
-def test_the_reductions_over_operations(last_only):
+def test_the_reductions_over_operations_and_tokens(last_only):
+    """Dropout goes by the number in the whole batch, so the small call begins at that of the large call's last pair."""
     from iprm_kernels.backends.triton import pairs, simple
 
     N, R = 32, 64
-    B = samples_for(N, R)
+    samples = samples_for(N, R)
     torch.manual_seed(0)
     keys, grads, g = torch.randn(1, N, R).half(), torch.randn(3, N, R).half(), torch.randn(1, 1, R).half()
     ds, row = torch.randn(1, 1, N), torch.randn(R).half()
     blocks = {"R": R, "BN": N, "BR": 64}
 
-    def run(B, keys, dx, d_pre, d_l, g, ds):
+    def run(B, keys, dx, d_pre, h, g, ds):
         scaled, dv, du, d_keys = (torch.empty(B, N, R, dtype=torch.float16) for _ in range(4))
-        parts = torch.empty(3, B, R)
-        pairs.reduce_kernel[(B, 1)](keys, g, dx, d_pre, d_l, scaled, dv, du, *parts[:2], N, 1, **blocks)
-        out = [scaled[-1], dv[-1], du[-1], *parts[:2, -1]]
+        parts, dl = torch.empty(5, B, R), torch.empty(B, R, dtype=torch.float16)
+        drop = {"seed": SEED, "draw": 5, "threshold": 2**23, "scale": 2.0, "ACTIVATION": "elu", "DROP": True}
+        pairs.reduce_kernel[(B, 1)](keys, g, dx, d_pre, scaled, dv, du, parts[0], N, 1, **blocks)
         simple.simple_backward_kernel[(B, 1)](
-            keys, g, row, ds, d_keys, *parts[1:], None, 0, 0, 1.0, N, 1, ACTIVATION="elu", DROP=False, **blocks
+            keys, g, row, ds, d_keys, *parts[1:3], None, 0, 0, 1.0, N, 1, ACTIVATION="elu", DROP=False, **blocks
         )
-        return [*out, d_keys[-1], *parts[1:, -1]]
+        pairs.gate_backward_kernel[(B, 1)](
+            g, row, ds, h, dl, *parts[3:], first=(samples - B) * N, N=N, **blocks, **drop
+        )
+        return [t[-1] for t in (scaled, dv, du, d_keys, dl, h, *parts)]
 
-    small = run(1, keys, *grads[:, None], g, ds)
-    samples = [keys[0], *grads, g[0], ds[0]]
-    large = run(B, *(promised(B, *t.shape, t) for t in samples))
+    small = run(1, keys, *grads[:, None].clone(), g, ds)
+    large = run(samples, *(promised(samples, *t.shape, t) for t in (keys[0], *grads, g[0], ds[0])))
     assert all(torch.equal(one, other) for one, other in zip(large, small, strict=True))
 
 
@@ -167,7 +170,6 @@ def test_the_gradients_chains(last_only):
     C1a, C2 = (torch.randn(R, R).half() / 8 for _ in range(2))
     row, g = torch.randn(R).half(), torch.randn(1, 1, R).half()
     ends = [torch.randn(BN, R).half() for _ in range(2)]
-    end_of_ds = torch.randn(BN)
 
     def big(tokens, end):
         x = torch.empty(tokens, *end.shape[1:], dtype=end.dtype)
@@ -176,9 +178,8 @@ def test_the_gradients_chains(last_only):
 
     def run(tokens):
         v, u = (big(tokens, end) for end in ends)
-        ds, logits = big(tokens, end_of_ds), torch.empty(tokens)
-        pre, hidden, h, d_l = (torch.empty(tokens, R, dtype=torch.float16) for _ in range(4))
-        sums = torch.empty(2, tokens // BN, R)
+        logits = torch.empty(tokens)
+        pre, hidden, h = (torch.empty(tokens, R, dtype=torch.float16) for _ in range(3))
         made = []
         tiles, first = tokens // BN, N - tokens
         sizes = {"R": R, "BN": BN, "ACTIVATION": "elu"}
@@ -195,11 +196,6 @@ def test_the_gradients_chains(last_only):
             h, g, row, logits, first=first, pairs=tokens, N=tokens, K=1, OWN=True, **elements, **drop
         )
         keep(logits)
-        pairs.gate_backward_kernel[(tiles, 1)](
-            g, row, ds, h, d_l, *sums, first=first, pairs=tokens, N=tokens, K=1, **elements, **drop
-        )
-        keep(h, d_l)
-        made.append(sums[:, -1].clone())
         pairs.chain_backward_kernel[(tiles,)](C1a, C2, pre, hidden, h, tokens, **chain)
         keep(pre, hidden, h)
         pairs.hidden_kernel[(tiles, 1)](u, pre, hidden, tokens, tokens, 1, **elements)
