@@ -146,7 +146,8 @@ def _run(O, E, language, language_mask, visual, visual_mask, weights, maps, seed
     if backend == "auto" and not keep and cuda.takes_all_steps(O, language, weights, maps, options):
         backend = "cuda"  # one launch, whichever backend is best for many
     inputs = (E, language, language_mask, visual, visual_mask, weights, maps, seed)
-    return backends.run(backend, "recurrence", O, *inputs, *options, keep)
+    memory, *others = backends.run(backend, "recurrence", O, *inputs, *options, keep)
+    return memory.clone() if memory is O else memory, *others  # without update and composition O stays what it was
 
 
 library.impl("recurrence", _run, "CompositeExplicitAutograd")

@@ -4,5 +4,6 @@ One room per stage, each a class whose `forward(t, ...)` and `backward(t, ...)` 
 through the steps. A backend gives the cores and the products of rows with a weight.
 
 The forward is plain functions of tensors, nothing in place: over the eager cores autograd and torch.func see through
-it.
+it. The eager and the Triton backend walk here; the compiled ones do so in C++ (csrc/recurrence), room by room the same,
+and are tested against it.
 """

@@ -18,6 +18,7 @@ import torch
 import iprm_kernels
 from iprm_kernels.activations import ACTIVATIONS
 from iprm_kernels.backends import BACKENDS, eager
+from iprm_kernels.steps import walk
 from iprm_kernels.testing import map_tensors
 
 RATE, WRONG_RATE = 0.15, 0.14
@@ -93,7 +94,10 @@ class Mistake:
         return f"{self.op}, {self.argument} {self.kind}"
 
     def plant(self, monkeypatch, backend: str, change: Callable | None = None) -> None:
-        """Have the backend's op run with the argument changed."""
+        """Have the backend's op, and all steps over it, run with the argument changed.
+
+        The walk in Python takes the ops from the backend's module, where the one in C++ would not find the change.
+        """
         module, index = BACKENDS[backend], arguments_of(self.op).index(self.argument)
         run, change = getattr(module, self.op), change or KINDS[self.kind][1]
 
@@ -103,7 +107,10 @@ class Mistake:
             return run(*args)
 
         monkeypatch.setattr(module, self.op, wrong)
-        monkeypatch.setattr(module, "pack", eager.pack)  # weights packed before would hide what is wrong of them
+        for name in ("linear", "linear_back", "pack"):  # eager: weights packed before would hide what is wrong of them
+            monkeypatch.setattr(module, name, getattr(eager, name), raising=False)
+        monkeypatch.setattr(module, "recurrence", partial(walk.forward, module))
+        monkeypatch.setattr(module, "recurrence_backward", partial(walk.backward, module))
 
 
 def every_mistake() -> list[Mistake]:

@@ -135,6 +135,15 @@ def test_keeps_what_is_written_down(name, dropped):
     assert all(t.data_ptr() != u.data_ptr() for i, t in enumerate(tensors) for u in tensors[:i])
 
 
+@pytest.mark.parametrize("name", ["neither", "no update", "no composition"])
+def test_returns_no_input(name, backend):
+    """Not even where O stays what it was: a caller who writes to the result does not write to the input."""
+    (O, E, *rest), options = call_of(config_of(name, False), torch.float32)
+    with torch.no_grad():
+        outputs = recurrence(O, E, *rest, **options, backend=backend)
+    assert {t.data_ptr() for t in outputs[:2]}.isdisjoint({O.data_ptr(), E.data_ptr()})
+
+
 @pytest.mark.parametrize("dropped", [False, True])
 @pytest.mark.parametrize("name", ["defaults", "simple, one of two layers", "norms"])
 def test_opcheck(name, dropped, backend):
