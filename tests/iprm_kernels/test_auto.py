@@ -198,8 +198,8 @@ def fake():
 def runs(monkeypatch):
     """runs(arguments, keep, backend): the name of the backend that runs the recurrence."""
     for name, module in backends.BACKENDS.items():
-        monkeypatch.setattr(module, "recurrence", lambda *_, name=name: name)
-    return lambda arguments, keep, backend="auto": recurrence_op(*arguments, keep, backend)
+        monkeypatch.setattr(module, "recurrence", lambda *_, name=name: (name,))
+    return lambda arguments, keep, backend="auto": recurrence_op(*arguments, keep, backend)[0]
 
 
 def not_at_once(arguments: tuple) -> str | None:
