@@ -32,6 +32,8 @@ auto with_accumulator(at::ScalarType dtype, Body&& body) {
     return accumulator(dtype) == at::kDouble ? body(double{}) : body(float{});
 }
 
+inline int64_t divide_up(int64_t x, int64_t y) { return (x + y - 1) / y; }
+
 // Calls body(first, last) on ranges of [0, count) in parallel, each worth some `work` operations an item.
 template <typename Body>
 void parallel(int64_t count, int64_t work, Body&& body) {
@@ -44,8 +46,8 @@ void parallel(int64_t count, int64_t work, Body&& body) {
 // stay with a thread from one matrix to the next.
 template <typename Body>
 void parallel_pieces(int64_t rows, int64_t highest, int64_t parts, int64_t work, Body&& body) {
-    const int64_t wanted = std::max<int64_t>(1, (rows + highest - 1) / highest), height = (rows + wanted - 1) / wanted;
-    const int64_t count = height > 0 ? (rows + height - 1) / height * parts : 0;
+    const int64_t wanted = std::max<int64_t>(1, divide_up(rows, highest)), height = divide_up(rows, wanted);
+    const int64_t count = height > 0 ? divide_up(rows, height) * parts : 0;
     parallel(count, work, [&](int64_t first, int64_t last) {
         while (first < last) {
             const int64_t row = first / parts * height, part = first % parts,

@@ -7,7 +7,6 @@
 namespace iprm::cpu {
 namespace {
 
-int64_t divide_up(int64_t x, int64_t y) { return (x + y - 1) / y; }
 int64_t round_up(int64_t x, int64_t unit) { return divide_up(x, unit) * unit; }
 
 // Tiles of near-equal height: low enough that a tile's buffers stay in the second-level cache, high enough

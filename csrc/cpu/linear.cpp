@@ -14,8 +14,6 @@ namespace {
 
 constexpr int64_t kPieceRows = 98;  // at most: they stay in the second-level cache
 
-int64_t divide_up(int64_t x, int64_t y) { return (x + y - 1) / y; }
-
 // The graph and the lower precision around an op are not for what is inside of it.
 struct Inside {
     const at::AutoDispatchBelowAutograd no_graph;

@@ -18,6 +18,8 @@
 #include <ATen/ops/threshold_backward.h>
 #include <ATen/ops/zeros_like.h>
 
+#include <algorithm>
+
 namespace iprm::recurrence {
 
 Tensor activate(const std::string& name, const Tensor& x) {
@@ -101,9 +103,17 @@ Tensor Run::linear_back(Map& map, const Tensor& dy, const Tensor& addend, const 
 
 // Dropout.
 
+namespace {
+
+// How many of the sites drop anything.
+size_t drops(const Sites& sites) {
+    return std::count_if(sites.begin(), sites.end(), [](const Site& site) { return site.p > 0.0; });
+}
+
+}  // namespace
+
 Tensor Run::drop(const Tensor& x, const Sites& sites, const Tensor& out) const {
-    size_t left = 0;
-    for (const Site& site : sites) left += site.p > 0.0;
+    size_t left = drops(sites);
     Tensor y = x;
     for (const Site& site : sites) {
         if (site.p == 0.0) continue;
@@ -113,10 +123,7 @@ Tensor Run::drop(const Tensor& x, const Sites& sites, const Tensor& out) const {
 }
 
 Tensor Run::dropped_input(const std::string& name, const Tensor& x, const Sites& sites) {
-    for (const Site& site : sites) {
-        if (site.p > 0.0) return drop(x, sites, kept.place(name));
-    }
-    return x;
+    return drops(sites) ? drop(x, sites, kept.place(name)) : x;
 }
 
 Tensor Run::dropped_linear(const std::string& name, const Tensor& x, const Sites& sites, const Tensor& addend,
@@ -125,9 +132,7 @@ Tensor Run::dropped_linear(const std::string& name, const Tensor& x, const Sites
 }
 
 Tensor Run::dropped_linear_back(const std::string& name, const Tensor& dy, const Sites& sites, const Tensor& addend) {
-    bool dropped = false;
-    for (const Site& site : sites) dropped = dropped || site.p > 0.0;
-    if (!dropped) return linear_back(w[name], dy, addend);
+    if (!drops(sites)) return linear_back(w[name], dy, addend);
     return addend + drop(linear_back(w[name], dy), sites);
 }
 
@@ -158,11 +163,11 @@ Tensor Run::two_layers_back(const std::string& first, const std::string& second,
 // A map after the pooling.
 
 Tensor Run::project(const std::string& name, const Tensor& pooled, const Tensor& a, const Site& site,
-                    const Tensor& addend, const Tensor& out) {
+                    const Tensor& addend) {
     Map& map = w[name];
     Tensor bias = map.bias;
     if (site.p > 0.0) bias = map.bias * drop(a, {site}).sum(-1, true).to(pooled.scalar_type());
-    return linear(map, pooled, addend.defined() ? addend + bias : bias, out);
+    return linear(map, pooled, addend.defined() ? addend + bias : bias);
 }
 
 std::pair<Tensor, Tensor> Run::project_back(const std::string& name, int64_t t, const Tensor& dy, const Tensor& a,

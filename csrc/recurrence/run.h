@@ -98,7 +98,7 @@ class Run {
     // A map after the pooling: sum_j drop(a_kj) (W x_j + b) = W (sum_j drop(a_kj) x_j) + b sum_j drop(a_kj).
     // W pooled + b sum_j drop(a_kj), plus an addend.
     Tensor project(const std::string& name, const Tensor& pooled, const Tensor& a, const Site& site,
-                   const Tensor& addend = {}, const Tensor& out = {});
+                   const Tensor& addend = {});
     // -> the gradient of pooled, and that of the attention a.
     std::pair<Tensor, Tensor> project_back(const std::string& name, int64_t t, const Tensor& dy, const Tensor& a,
                                            const Tensor& da, const Site& site);

@@ -109,7 +109,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensors> backward(
         run.add_up();
     }
     execution->finish();
-    run.add_up();
     Gradients gradients;
     std::vector<Gradient> of_F2;
     formation.gradients(gradients, of_F2);

@@ -4,7 +4,6 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -12,7 +11,6 @@
 namespace iprm::recurrence {
 
 using at::Tensor;
-using OptionalTensor = std::optional<Tensor>;
 
 // y = weight x + bias; of a layer norm, its gain and shift.
 struct Map {
@@ -20,7 +18,6 @@ struct Map {
     Tensor bias;                   // (outputs)
     Tensor packed, packed_back{};  // the weight as the products of a backend read it, once they have made that
 
-    explicit operator bool() const { return weight.defined(); }
     // The map of some of the inputs, without a copy of its weight.
     Map of_inputs(int64_t first, int64_t count) const { return {weight.narrow(1, first, count), bias, {}, {}}; }
 };
