@@ -14,11 +14,24 @@ typedef uint64_t Wide __attribute__((vector_size(kVectorBytes)));
 typedef uint32_t Words __attribute__((vector_size(kVectorBytes)));
 
 constexpr int kWideLanes = kVectorBytes / 8;
-constexpr int kChains = 2;  // independent groups of counters, to hide the latency of the rounds
-constexpr int64_t kBlocks = kChains * kWideLanes, kWords = 4 * kBlocks;
+constexpr int kChains = 4;  // independent groups of counters, to hide the latency of the rounds
+constexpr int64_t kChainWords = 4 * kWideLanes, kWords = kChains * kChainWords;
 
 // Room needed to draw `count` multipliers.
 constexpr int64_t multiplier_capacity(int64_t count) { return round_up(count + 3, kWords); }
+
+// The keys of the rounds, the same for all counters of a mask.
+struct RoundKeys {
+    explicit RoundKeys(uint64_t seed) {
+        uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
+        for (int round = 0; round < kPhiloxRounds; ++round, k0 += kPhiloxWeyl0, k1 += kPhiloxWeyl1) {
+            first[round] = k0;
+            second[round] = k1;
+        }
+    }
+
+    uint64_t first[kPhiloxRounds], second[kPhiloxRounds];
+};
 
 // The 64-bit products of the lower halves.
 IPRM_INLINE Wide multiply_words(Wide x, uint32_t y) {
@@ -55,38 +68,34 @@ IPRM_INLINE void store_multipliers(const DropoutMask& mask, Words words, T* out)
     }
 }
 
-// kWords multipliers, from element 4 * block on.
-template <typename T>
-IPRM_INLINE void draw_group(const DropoutMask& mask, uint64_t block, T* out) {
-    Wide c0[kChains], c1[kChains], c2[kChains], c3[kChains];
-#pragma GCC unroll 2
-    for (int j = 0; j < kChains; ++j) {
-#pragma GCC unroll 8
-        for (int i = 0; i < kWideLanes; ++i) c0[j][i] = block + j * kWideLanes + i;
+// The multipliers of kCount chains of counters, from those in `blocks` on: kCount * kChainWords.
+template <int kCount, typename T>
+IPRM_INLINE void draw_chains(const DropoutMask& mask, const RoundKeys& keys, Wide blocks, T* out) {
+    Wide c0[kCount], c1[kCount], c2[kCount], c3[kCount];
+#pragma GCC unroll 4
+    for (int j = 0; j < kCount; ++j) {
+        c0[j] = blocks + static_cast<uint64_t>(j * kWideLanes);
         c1[j] = c0[j] >> 32;
         c2[j] = mask.stream - Wide{};
         c3[j] = Wide{};
     }
-    uint32_t k0 = static_cast<uint32_t>(mask.seed), k1 = static_cast<uint32_t>(mask.seed >> 32);
 #pragma GCC unroll 10
     for (int round = 0; round < kPhiloxRounds; ++round) {
-#pragma GCC unroll 2
-        for (int j = 0; j < kChains; ++j) {
+#pragma GCC unroll 4
+        for (int j = 0; j < kCount; ++j) {
             const Wide p0 = multiply_words(c0[j], kPhiloxMultiplier0), p1 = multiply_words(c2[j], kPhiloxMultiplier1);
-            c0[j] = (p1 >> 32) ^ c1[j] ^ static_cast<uint64_t>(k0);
+            c0[j] = (p1 >> 32) ^ c1[j] ^ keys.first[round];
             c1[j] = p1;
-            c2[j] = (p0 >> 32) ^ c3[j] ^ static_cast<uint64_t>(k1);
+            c2[j] = (p0 >> 32) ^ c3[j] ^ keys.second[round];
             c3[j] = p0;
         }
-        k0 += kPhiloxWeyl0;
-        k1 += kPhiloxWeyl1;
     }
-#pragma GCC unroll 2
-    for (int j = 0; j < kChains; ++j) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kCount; ++j) {
         const Wide w01 = (c0[j] & 0xFFFFFFFFu) | c1[j] << 32, w23 = (c2[j] & 0xFFFFFFFFu) | c3[j] << 32;
-        T* first = out + 4 * kWideLanes * j;
+        T* first = out + j * kChainWords;
         store_multipliers(mask, (Words)interleaved<0>(w01, w23), first);
-        store_multipliers(mask, (Words)interleaved<kWideLanes / 2>(w01, w23), first + 2 * kWideLanes);
+        store_multipliers(mask, (Words)interleaved<kWideLanes / 2>(w01, w23), first + kChainWords / 2);
     }
 }
 
@@ -94,9 +103,17 @@ IPRM_INLINE void draw_group(const DropoutMask& mask, uint64_t block, T* out) {
 // room for multiplier_capacity(count).
 template <typename T>
 IPRM_NOINLINE const T* draw_multipliers(const DropoutMask& mask, int64_t first, int64_t count, T* buffer) {
-    const int64_t skipped = first % 4;
-    uint64_t block = static_cast<uint64_t>(first / 4);
-    for (int64_t i = 0; i < skipped + count; i += kWords, block += kBlocks) draw_group(mask, block, buffer + i);
+    const int64_t skipped = first % 4, end = skipped + count;
+    const RoundKeys keys(mask.seed);
+    Wide blocks;
+    for (int i = 0; i < kWideLanes; ++i) blocks[i] = static_cast<uint64_t>(first / 4 + i);
+    int64_t i = 0;
+    for (; i + kWords / 2 < end; i += kWords, blocks += static_cast<uint64_t>(kWords / 4)) {
+        draw_chains<kChains>(mask, keys, blocks, buffer + i);
+    }
+    for (; i < end; i += kChainWords, blocks += static_cast<uint64_t>(kChainWords / 4)) {
+        draw_chains<1>(mask, keys, blocks, buffer + i);
+    }
     return buffer + skipped;
 }
 
