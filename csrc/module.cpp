@@ -38,7 +38,10 @@ struct PackedWeight {
     at::Tensor form;
 };
 
-template <auto kProduct>
+using Product = at::Tensor (*)(const at::Tensor&, const at::Tensor&, const iprm::OptionalTensor&, at::Tensor*,
+                               const iprm::OptionalTensor&);
+
+template <Product kProduct>
 at::Tensor product(const at::Tensor& x, const at::Tensor& weight, const iprm::OptionalTensor& c, PackedWeight* packed,
                    const iprm::OptionalTensor& out) {
     return kProduct(x, weight, c, packed == nullptr ? nullptr : &packed->form, out);
@@ -53,7 +56,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
     m.def("build_info", &build_info);
     m.def("cpu_capability", [] { return std::string(kernel_table().name); });
 
-    m.def("dropout", &dropout, release());
+    m.def("dropout", py::overload_cast<const at::Tensor&, double, const iprm::OptionalTensor&, int64_t>(&dropout),
+          release());
     py::class_<PackedWeight>(m, "PackedWeight")
         .def(py::init<>())
         .def_property_readonly("packed", [](const PackedWeight& held) { return held.form.defined(); });

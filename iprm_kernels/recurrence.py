@@ -83,35 +83,59 @@ def _fake_backward(grad_O, grad_E, grad_language, grad_visual, grad_operations, 
     return grad_O.new_empty(grad_O.shape), grad_O.new_empty(grad_O.shape), *tokens, grads
 
 
-def _setup_context(ctx, inputs, output):
-    O, E, language, language_mask, visual, visual_mask, weights, ctx.maps, seed, *ctx.options, _, ctx.backend = inputs
-    tensors = (O, E, language, language_mask, visual, visual_mask, seed, *weights)
-    ctx.inputs, ctx.memory = len(tensors), output[0].shape
-    ctx.save_for_backward(*tensors, *output[2:5], *output[5])
-    ctx.set_materialize_grads(False)
+class _Node(torch.autograd.Function):
+    """The op in a graph. That of `torch.library` makes trees of its arguments: where there are some fifty weights, at
+    a third of what all the rest costs in Python."""
+
+    @staticmethod
+    def forward(ctx, keys, masks, options, *tensors):
+        O, E, language, visual, *weights = tensors
+        language_mask, visual_mask = masks
+        ctx.maps, seed, *ctx.options, _, ctx.backend = options
+        outputs = _below_autograd(keys, O, E, language, language_mask, visual, visual_mask, weights, *options)
+        ctx.memory = O.shape
+        ctx.save_for_backward(language_mask, visual_mask, seed, *tensors, *outputs[2:5], *outputs[5])
+        ctx.mark_non_differentiable(*outputs[5])
+        ctx.set_materialize_grads(False)
+        return *outputs[:5], *outputs[5]
+
+    @staticmethod
+    def backward(ctx, *grads):
+        _, _, _, *needs = ctx.needs_input_grad
+        return None, None, None, *_gradients(ctx, grads[:5], needs)
 
 
-def _autograd(ctx, grad_O, grad_E, grad_language, grad_visual, grad_operations, _):
-    saved = ctx.saved_tensors
-    O, E, language, language_mask, visual, visual_mask, seed, *weights = saved[: ctx.inputs]
-    grads = (grad_O, grad_E, grad_language, grad_visual, grad_operations)
-    wanted = ctx.needs_input_grad
-    needs = [wanted[0], wanted[1], wanted[2], wanted[4], *wanted[6]]
+def _below_autograd(keys, *args):
+    with torch._C._AutoDispatchBelowAutograd():
+        return torch.ops.iprm.recurrence.default.redispatch(keys & torch._C._after_autograd_keyset, *args)
+
+
+def _in_graph(keys, O, E, language, language_mask, visual, visual_mask, weights, *options):
+    tensors = (O, E, language, visual, *weights)
+    if not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
+        return _below_autograd(keys, O, E, language, language_mask, visual, visual_mask, weights, *options)
+    outputs = _Node.apply(keys, (language_mask, visual_mask), options, *tensors)
+    return *outputs[:5], list(outputs[5:])
+
+
+def _gradients(ctx, grads: tuple, needs: list[bool]) -> list[Tensor | None]:
+    """Those of O, E, language, visual and the weights, from those of what the op returned, each may be None."""
+    language_mask, visual_mask, seed, O, E, language, visual, *rest = ctx.saved_tensors
+    weights, attentions, kept = rest[: len(needs) - 4], rest[len(needs) - 4 :][:3], rest[len(needs) - 1 :]
     if torch.is_grad_enabled() or transforms.transformed():  # a graph of the backward, or a batch of it
         inputs = (O, E, language, language_mask, visual, visual_mask, weights)
         found = _replayed(inputs, [ctx.maps, seed, *ctx.options], grads, needs)
     else:
         memory = [O.new_zeros(ctx.memory) if grad is None else grad for grad in grads[:2]]
         *first, of_weights = torch.ops.iprm.recurrence_backward(
-            *memory, *grads[2:], language, visual, weights, ctx.maps, *saved[ctx.inputs : ctx.inputs + 3],
-            list(saved[ctx.inputs + 3 :]), seed, *ctx.options, needs, ctx.backend,
+            *memory, *grads[2:], language, visual, weights, ctx.maps, *attentions, kept, seed, *ctx.options, needs,
+            ctx.backend,
         )  # fmt: skip
         found = transforms.needed([*first, *of_weights], needs)
-    d_O, d_E, d_language, d_visual, *of_weights = found
-    if grad_O is None and (unused := _without_path(ctx.maps, ctx.options[0])):
-        names = [name for name in ctx.maps.split(",") for _ in range(2)]
-        of_weights = [None if name in unused else d for name, d in zip(names, of_weights, strict=True)]
-    return d_O, d_E, d_language, None, d_visual, None, of_weights, *([None] * (4 + len(ctx.options)))
+    if grads[0] is None and (unused := _without_path(ctx.maps, ctx.options[0])):
+        names = [None] * 4 + [name for name in ctx.maps.split(",") for _ in range(2)]
+        found = [None if name in unused else d for name, d in zip(names, found, strict=True)]
+    return found
 
 
 def _replayed(inputs: tuple, options: list, grads: tuple, needs: list[bool]) -> list[Tensor | None]:
@@ -154,7 +178,7 @@ library.impl("recurrence", _run, "CompositeExplicitAutograd")
 library.impl("recurrence_backward", backends.implementation("recurrence_backward"), "CompositeExplicitAutograd")
 torch.library.register_fake("iprm::recurrence", _fake, lib=library)
 torch.library.register_fake("iprm::recurrence_backward", _fake_backward, lib=library)
-torch.library.register_autograd("iprm::recurrence", _autograd, setup_context=_setup_context, lib=library)
+library.impl("recurrence", _in_graph, "Autograd", with_keyset=True)
 
 
 def recurrence(

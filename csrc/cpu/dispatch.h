@@ -41,21 +41,4 @@ void parallel(int64_t count, int64_t work, Body&& body) {
     at::parallel_for(0, count, std::max<int64_t>(1, worthwhile / std::max<int64_t>(1, work)), std::forward<Body>(body));
 }
 
-// Calls body(first row, rows, first part, last part) on pieces of a matrix of `parts` parts a row in parallel, each
-// piece worth some `work` operations. How rows are cut depends on their number alone: where there are many, they
-// stay with a thread from one matrix to the next.
-template <typename Body>
-void parallel_pieces(int64_t rows, int64_t highest, int64_t parts, int64_t work, Body&& body) {
-    const int64_t wanted = std::max<int64_t>(1, divide_up(rows, highest)), height = divide_up(rows, wanted);
-    const int64_t count = height > 0 ? divide_up(rows, height) * parts : 0;
-    parallel(count, work, [&](int64_t first, int64_t last) {
-        while (first < last) {
-            const int64_t row = first / parts * height, part = first % parts,
-                          end = std::min(parts, part + last - first);
-            body(row, std::min(height, rows - row), part, end);
-            first += end - part;
-        }
-    });
-}
-
 }  // namespace iprm::cpu

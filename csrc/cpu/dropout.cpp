@@ -1,3 +1,4 @@
+#include "../recurrence/run.h"
 #include "dispatch.h"
 #include "ops.h"
 
@@ -14,24 +15,36 @@ Tensor sum_first(const Tensor& parts) {
     return out;
 }
 
-Tensor dropout_to(const Tensor& x, double p, const OptionalTensor& seed, int64_t stream, const Tensor& out) {
-    expect_floating(x, "x", -1);
-    const DropoutMask mask = dropout_mask_of_stream(seed, stream, p, "p");
+namespace {
+
+// drop(x) + addend, of one mask after the other.
+Tensor dropped(const Tensor& x, const std::vector<DropoutMask>& masks, const Tensor& addend, const Tensor& out) {
     const Tensor in = operand(x), result = out.defined() ? out : allocate(x.sizes(), x);
+    const OptionalTensor added = contiguous(recurrence::given(addend));
     with_accumulator(x.scalar_type(), [&](auto zero) {
         using T = decltype(zero);
         constexpr int64_t unit = 256;
-        const int64_t count = x.numel();
-        const DropoutArgs<T> args{data<T>(in), result.mutable_data_ptr<T>(), mask};
-        parallel((count + unit - 1) / unit, 4 * unit, [&](int64_t first, int64_t last) {
+        const int64_t count = x.numel(), drawn = static_cast<int64_t>(masks.size());
+        const DropoutArgs<T> args{data<T>(in), data<T>(added), result.mutable_data_ptr<T>(), masks.data(), drawn};
+        parallel(divide_up(count, unit), 4 * unit * drawn, [&](int64_t first, int64_t last) {
             kernels<T>().dropout(args, first * unit, std::min(last * unit, count));
         });
     });
     return converted(result, x.scalar_type());
 }
 
+}  // namespace
+
 Tensor dropout(const Tensor& x, double p, const OptionalTensor& seed, int64_t stream) {
-    return dropout_to(x, p, seed, stream, {});
+    expect_floating(x, "x", -1);
+    return dropped(x, {dropout_mask_of_stream(seed, stream, p, "p")}, {}, {});
+}
+
+Tensor dropout(const Tensor& x, const recurrence::Sites& sites, const OptionalTensor& seed, const Tensor& addend,
+               const Tensor& out) {
+    std::vector<DropoutMask> masks;
+    for (const auto& site : sites) masks.push_back(dropout_mask(seed, site.step, site.role, site.p, "p"));
+    return dropped(x, masks, addend, out);
 }
 
 }  // namespace iprm::cpu

@@ -131,7 +131,15 @@ void drop(const DropoutMask& mask, int64_t first, int64_t count, const T* x, T* 
 
 template <typename T>
 void dropout(const DropoutArgs<T>& args, int64_t first, int64_t last) {
-    drop(args.mask, first, last - first, args.x + first, args.out + first);
+    constexpr int64_t chunk = 4 * kWords;
+    for (int64_t i = first; i < last; i += chunk) {
+        const int64_t n = smaller(chunk, last - i);
+        const T* x = args.x + i;
+        T* out = args.out + i;
+        for (int64_t m = 0; m < args.count; ++m, x = out) drop(args.masks[m], i, n, x, out);
+        if (args.addend == nullptr) continue;
+        for (int64_t j = 0; j < n; ++j) out[j] += args.addend[i + j];
+    }
 }
 
 }  // namespace

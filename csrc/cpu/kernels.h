@@ -10,23 +10,25 @@
 
 namespace iprm::cpu {
 
-// out[i] = x[i] * multiplier(i)
+// out[i] = x[i] * multipliers(i) + addend[i], of one mask after the other
 template <typename T>
 struct DropoutArgs {
     const T* x;
+    const T* addend;  // or null
     T* out;
-    DropoutMask mask;
+    const DropoutMask* masks;
+    int64_t count;  // of masks, at least one
 };
 
-// out = x weight^T + c, or x weight + c: `columns` outputs a row, each a sum of `depth` products.
+// out = x weight^T + bias + addend, or x weight + ..: `columns` outputs a row, each a sum of `depth` products.
 template <typename T>
 struct LinearArgs {
     int64_t rows, depth, columns, weight_stride;
     const T* x;       // (rows, depth)
     const T* weight;  // (columns, depth), or (depth, columns), its rows `weight_stride` apart; or from pack_plain
-    const T* c;       // rows `c_stride` apart, 0 for one bias; or null; may be out
-    int64_t c_stride;
-    T* out;  // (rows, columns)
+    const T* bias;    // (columns), or null
+    const T* addend;  // (rows, columns), or null; may be out
+    T* out;           // (rows, columns)
 };
 
 // out = or += y^T x: of rows the sums of `outputs` x `columns` products
@@ -37,7 +39,8 @@ struct RowProductArgs {
     int64_t y_stride;
     const T* x;  // (rows, columns), `x_stride` apart
     int64_t x_stride;
-    T* out;  // (outputs, columns)
+    T* out;  // (outputs, columns), `out_stride` apart
+    int64_t out_stride;
     bool accumulate;
 };
 

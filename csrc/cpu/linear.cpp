@@ -1,16 +1,29 @@
 #include <ATen/MemoryOverlap.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/addmm.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
+#include <ATen/ops/stack.h>
 
 #include <array>
+#include <functional>
 
+#include "../recurrence/run.h"
 #include "dispatch.h"
 #include "ops.h"
 
 namespace iprm::cpu {
 namespace {
+
+using recurrence::given;
+using recurrence::Map;
+using recurrence::Product;
+using recurrence::Products;
+using recurrence::RowProduct;
+using recurrence::RowProducts;
+using recurrence::Tensors;
+using recurrence::Term;
 
 constexpr int64_t kPieceRows = 98;  // at most: they stay in the second-level cache
 
@@ -47,170 +60,443 @@ Tensor dense_rows(const Tensor& matrix) {
     return dense ? matrix : contiguous(matrix);
 }
 
-// out (rows, columns) = x (rows, depth) times the weight, as it is or transposed, + c.
-struct Linear {
-    Linear(const Tensor& x, const char* name, const Tensor& weight, const OptionalTensor& c, const OptionalTensor& out,
-           bool back)
-        : back(back) {
-        expect_working_dtype(x, name, -1);
-        expect_floating(weight, "weight", 2);
-        depth = weight.size(back ? 0 : 1);
-        columns = weight.size(back ? 1 : 0);
-        TORCH_CHECK_VALUE(x.dim() > 0 && x.size(-1) == depth, name, ": expected (..., ", depth,
-                          ") as the weight is, got ", x.sizes());
-        expect(weight, "weight", weight.sizes(), x.options());
-        shape = x.sizes();
-        shape.back() = columns;
-        rows = c10::multiply_integers(shape.begin(), shape.end() - 1);
-        if (c) expect(*c, "c", c->dim() == 1 ? at::IntArrayRef(columns) : at::IntArrayRef(shape), x.options());
-        expect_result(out, "out", shape, x.options());
+// A matrix of several parts a row, cut into pieces of near-equal height that are worked on one by one. How rows are cut
+// depends on their number alone: where there are many, they stay with a thread from one matrix to the next.
+struct Pieces {
+    Pieces(int64_t rows, int64_t highest, int64_t parts)
+        : rows(rows), height(divide_up(rows, std::max<int64_t>(1, divide_up(rows, highest)))), parts(parts) {}
 
-        this->x = contiguous(x);
-        this->weight = dense_rows(weight);
-        this->c = contiguous(c);
-        this->out = out ? *out : at::empty(shape, x.options());
-        if (out) expect_apart(*out, this->x, name);
+    int64_t count() const { return height > 0 ? divide_up(rows, height) * parts : 0; }
+
+    // Calls body(first row, rows, first part, last part) for the pieces `first` to `last`.
+    template <typename Body>
+    void each(int64_t first, int64_t last, Body&& body) const {
+        while (first < last) {
+            const int64_t row = first / parts * height, part = first % parts,
+                          end = std::min(parts, part + last - first);
+            body(row, std::min(height, rows - row), part, end);
+            first += end - part;
+        }
+    }
+
+    int64_t rows, height, parts;
+};
+
+// Work on several matrices at once, which threads share by its amount.
+class Work {
+  public:
+    // `run(first, last)` for ranges of [0, count), each item worth some `size` operations.
+    void add(int64_t count, int64_t size, std::function<void(int64_t, int64_t)> run) {
+        size = std::max<int64_t>(1, size);
+        if (count > 0) jobs_.push_back({total_, count, size, std::move(run)});
+        total_ += count * size;
+    }
+
+    void run() const {
+        parallel(total_, 1, [&](int64_t first, int64_t last) {
+            for (const Job& job : jobs_) {
+                const int64_t from = job.items_before(first), to = job.items_before(last);
+                if (from < to) job.run(from, to);
+            }
+        });
+    }
+
+  private:
+    struct Job {
+        int64_t start, count, size;
+        std::function<void(int64_t, int64_t)> run;
+
+        // How many of its items start before that point of the whole work.
+        int64_t items_before(int64_t point) const {
+            return std::clamp<int64_t>(divide_up(std::max<int64_t>(0, point - start), size), 0, count);
+        }
+    };
+    std::vector<Job> jobs_;
+    int64_t total_ = 0;
+};
+
+// Where a map keeps the form of its weight that a product reads.
+Tensor& held_of(Map& map, bool back) { return back ? map.packed_back : map.packed; }
+
+// One of the rows' products with a weight, as it is (back) or transposed.
+struct Factor {
+    Factor(const Term& term, bool back) : map(*term.map), back(back) {
+        const char* name = back ? "y" : "x";
+        expect_working_dtype(term.x, name, -1);
+        expect_floating(map.weight, "weight", 2);
+        depth = map.weight.size(back ? 0 : 1);
+        columns = map.weight.size(back ? 1 : 0);
+        TORCH_CHECK_VALUE(term.x.dim() > 0 && term.x.size(-1) == depth, name, ": expected (..., ", depth,
+                          ") as the weight is, got ", term.x.sizes());
+        expect(map.weight, "weight", map.weight.sizes(), term.x.options());
+        x = contiguous(term.x);
+        weight = dense_rows(map.weight);
+    }
+
+    // The library packs the weight, too: that does not pay for one that the nearest caches hold.
+    bool small() const { return depth * columns <= 1 << 15; }
+
+    // Makes the packed form, unless the map has it.
+    template <typename T>
+    void pack(Work& work) {
+        const int64_t panel = kernels<T>().panel, panels = divide_up(columns, panel);
+        Tensor& held = held_of(map, back);
+        if (held.defined()) {
+            expect(held, "packed", {panels, depth, panel}, x.options());
+            packed = held;
+            return;
+        }
+        packed = held = at::empty({panels, depth, panel}, x.options());
+        const PackArgs<T> args{data<T>(weight), weight.stride(0), depth, columns, !back, packed.mutable_data_ptr<T>()};
+        work.add(panels, depth * panel,
+                 [args](int64_t first, int64_t last) { kernels<T>().pack_plain(args, first, last); });
+    }
+
+    Map& map;
+    bool back;
+    int64_t depth, columns;
+    Tensor x, weight, packed;
+};
+
+// One product: the sum of its factors' + bias + addend.
+class Linear {
+  public:
+    Linear(Product& product, bool back, bool held) : back_(back) {
+        for (const Term& term : product.terms) factors_.emplace_back(term, back);
+        const Tensor& x = factors_.front().x;
+        at::DimVector shape(x.sizes());
+        columns_ = shape.back() = factors_.front().columns;
+        rows_ = c10::multiply_integers(shape.begin(), shape.end() - 1);
+        for (const Factor& factor : factors_) {
+            TORCH_CHECK_VALUE(factor.columns == columns_ && factor.x.numel() == rows_ * factor.depth,
+                              "terms: expected products like the first, ", shape, ", got (.., ", factor.columns,
+                              ") of rows ", factor.x.sizes());
+        }
+        if (product.bias.defined()) expect(product.bias, "c", columns_, x.options());
+        if (product.addend.defined()) expect(product.addend, "c", shape, x.options());
+        bias_ = contiguous(given(product.bias));
+        addend_ = contiguous(given(product.addend));
+        expect_result(given(product.out), "out", shape, x.options());
+        if (product.out.defined()) {
+            for (const Factor& factor : factors_) expect_apart(product.out, factor.x, back ? "y" : "x");
+        } else {
+            product.out = at::empty(shape, x.options());
+        }
+        out_ = product.out;
+        with_accumulator(x.scalar_type(), [&](auto zero) { way_ = choose<decltype(zero)>(held); });
+    }
+
+    at::ScalarType dtype() const { return out_.scalar_type(); }
+
+    template <typename T>
+    void pack(Work& work) {
+        if (way_ != Way::kPanels) return;
+        for (Factor& factor : factors_) factor.pack<T>(work);
     }
 
     template <typename T>
-    LinearArgs<T> args(const T* weight_data) const {
-        const int64_t c_stride = c && c->dim() > 1 ? columns : 0;
-        return {rows,        depth,      columns,  weight.stride(0),         data<T>(x),
-                weight_data, data<T>(c), c_stride, out.mutable_data_ptr<T>()};
+    void add_to(Work& work) {
+        if (way_ == Way::kLibrary) return by_library();
+        if (way_ == Way::kPanels) return by_panels<T>(work);
+        by_few_rows<T>(work);
     }
 
+  private:
+    enum class Way { kFewRows, kPanels, kLibrary };
+
     template <typename T>
-    static LinearArgs<T> rows_of(const LinearArgs<T>& all, int64_t row, int64_t rows) {
-        LinearArgs<T> part = all;
-        part.rows = rows;
-        part.x += row * all.depth;
-        part.out += row * all.columns;
-        if (part.c != nullptr) part.c += row * all.c_stride;
-        return part;
+    Way choose(bool held) const {
+        const ManyRows& many = kernels<T>().many_rows;
+        if (rows_ < (!held ? many.once : back_ ? many.held_back : many.held)) return Way::kFewRows;
+        const bool small = std::all_of(factors_.begin(), factors_.end(), [](const Factor& f) { return f.small(); });
+        return kernels<T>().library && !small ? Way::kLibrary : Way::kPanels;
+    }
+
+    // Those rows of the i-th factor's product, added to what the ones before it gave.
+    template <typename T>
+    LinearArgs<T> args(size_t i, const T* weight, int64_t row, int64_t rows) const {
+        const Factor& factor = factors_[i];
+        T* out = out_.mutable_data_ptr<T>() + row * columns_;
+        LinearArgs<T> a{
+            rows,    factor.depth, columns_, factor.weight.stride(0), data<T>(factor.x) + row * factor.depth, weight,
+            nullptr, out,          out};
+        if (i > 0) return a;
+        a.bias = data<T>(bias_);
+        a.addend = addend_ ? data<T>(addend_) + row * columns_ : nullptr;
+        return a;
+    }
+
+    int64_t depth() const {
+        int64_t sum = 0;
+        for (const Factor& factor : factors_) sum += factor.depth;
+        return sum;
     }
 
     // The kernels of linear_kernel.h, which read the weight once, where it lies.
     template <typename T>
-    void by_few_rows() const {
+    void by_few_rows(Work& work) const {
         constexpr int64_t wide = 64;
-        const int64_t highest = columns > 4 * wide ? 48 : 12;  // few columns leave the rows to be shared
+        const int64_t highest = columns_ > 4 * wide ? 48 : 12;  // few columns leave the rows to be shared
         constexpr int64_t reading = 4;  // a number of the weight costs as much to read as these many rows to multiply
-        const LinearArgs<T> all = args(data<T>(weight));
-        const auto kernel = back ? kernels<T>().linear_back : kernels<T>().linear;
-        const int64_t work = (std::min(rows, highest) + reading) * depth * wide;
-        parallel_pieces(rows, highest, divide_up(columns, wide), work,
-                        [&](int64_t row, int64_t count, int64_t first, int64_t last) {
-                            kernel(rows_of(all, row, count), first * wide, std::min(last * wide, columns));
-                        });
-    }
-
-    template <typename T>
-    Tensor pack() const {
-        const int64_t panel = kernels<T>().panel, panels = divide_up(columns, panel);
-        Tensor packed = at::empty({panels, depth, panel}, x.options());
-        const PackArgs<T> args{data<T>(weight), weight.stride(0), depth, columns, !back, packed.mutable_data_ptr<T>()};
-        parallel(panels, depth * panel,
-                 [&](int64_t first, int64_t last) { kernels<T>().pack_plain(args, first, last); });
-        return packed;
+        const Pieces pieces(rows_, highest, divide_up(columns_, wide));
+        const auto kernel = back_ ? kernels<T>().linear_back : kernels<T>().linear;
+        work.add(pieces.count(), (pieces.height + reading) * depth() * wide, [=, this](int64_t first, int64_t last) {
+            pieces.each(first, last, [&](int64_t row, int64_t rows, int64_t part, int64_t end) {
+                for (size_t i = 0; i < factors_.size(); ++i) {
+                    kernel(args(i, data<T>(factors_[i].weight), row, rows), part * wide,
+                           std::min(end * wide, columns_));
+                }
+            });
+        });
     }
 
     // The kernels of rows_kernel.h, which read the packed weight.
     template <typename T>
-    void by_panels(Tensor* held) const {
-        const int64_t panel = kernels<T>().panel, panels = divide_up(columns, panel);
-        const bool found = held != nullptr && held->defined();
-        const Tensor packed = found ? *held : pack<T>();
-        if (found) expect(packed, "packed", {panels, depth, panel}, x.options());
-        if (held != nullptr) *held = packed;
-        const LinearArgs<T> all = args(data<T>(packed));
-        parallel_pieces(rows, kPieceRows, panels, std::min(rows, kPieceRows) * depth * panel,
-                        [&](int64_t row, int64_t count, int64_t first, int64_t last) {
-                            kernels<T>().linear_panels(rows_of(all, row, count), first, last);
-                        });
+    void by_panels(Work& work) const {
+        const int64_t panel = kernels<T>().panel;
+        const Pieces pieces(rows_, kPieceRows, divide_up(columns_, panel));
+        work.add(pieces.count(), pieces.height * depth() * panel, [=, this](int64_t first, int64_t last) {
+            pieces.each(first, last, [&](int64_t row, int64_t rows, int64_t part, int64_t end) {
+                for (size_t i = 0; i < factors_.size(); ++i) {
+                    kernels<T>().linear_panels(args(i, data<T>(factors_[i].packed), row, rows), part, end);
+                }
+            });
+        });
     }
 
     void by_library() const {
         const Inside guard;
-        const Tensor left = x.view({rows, depth}), right = back ? weight : weight.t();
-        Tensor to = out.view({rows, columns});
-        if (!c) {
-            at::mm_out(to, left, right);
-        } else {
-            at::addmm_out(to, c->dim() > 1 ? c->view({rows, columns}) : *c, left, right);
+        Tensor to = out_.view({rows_, columns_});
+        for (size_t i = 0; i < factors_.size(); ++i) {
+            const Factor& factor = factors_[i];
+            const Tensor left = factor.x.view({rows_, factor.depth});
+            const Tensor right = back_ ? factor.weight : factor.weight.t();
+            if (i > 0) {
+                to.addmm_(left, right);
+            } else if (addend_) {
+                at::addmm_out(to, addend_->view({rows_, columns_}), left, right);
+            } else {
+                at::mm_out(to, left, right);
+            }
         }
+        if (bias_) to.add_(*bias_);
+    }
+
+    bool back_;
+    int64_t rows_, columns_;
+    std::vector<Factor> factors_;
+    OptionalTensor bias_, addend_;
+    Tensor out_;
+    Way way_;
+};
+
+void run(Products& products, bool back, bool held) {
+    std::vector<Linear> all;
+    for (Product& product : products) all.emplace_back(product, back, held);
+    if (all.empty()) return;
+    with_accumulator(all.front().dtype(), [&](auto zero) {
+        using T = decltype(zero);
+        Work packing, multiplying;
+        for (Linear& linear : all) linear.pack<T>(packing);
+        packing.run();
+        for (Linear& linear : all) linear.add_to<T>(multiplying);
+        multiplying.run();
+    });
+}
+
+// A single product, of rows x with a weight.
+Tensor product_of(const Tensor& x, const Tensor& weight, const OptionalTensor& c, Tensor* packed,
+                  const OptionalTensor& out, bool back) {
+    Map map{weight, {}, {}, {}};
+    if (packed != nullptr) held_of(map, back) = *packed;
+    const bool is_bias = c && c->dim() == 1;
+    Products one{{{{&map, x}}, is_bias ? *c : Tensor(), c && !is_bias ? *c : Tensor(), out.value_or(Tensor())}};
+    run(one, back, packed != nullptr);
+    if (packed != nullptr) *packed = held_of(map, back);
+    return one.front().out;
+}
+
+// Rows of gradients and of inputs that meet, where they lie.
+template <typename T>
+struct Segment {
+    int64_t rows;
+    const T* y;
+    int64_t y_stride;
+    const T* x;
+    int64_t x_stride;
+};
+
+Tensor matrix(const Tensor& rows) { return rows.dim() == 2 ? rows : rows.flatten(0, -2); }
+
+Tensors matrices(const Tensors& tensors) {
+    Tensors out;
+    for (const Tensor& rows : tensors) out.push_back(dense_rows(matrix(rows)));
+    return out;
+}
+
+int64_t count_rows(const Tensors& matrices) {
+    int64_t rows = 0;
+    for (const Tensor& matrix : matrices) rows += matrix.size(0);
+    return rows;
+}
+
+// The gradients of maps that meet the same rows dy.
+class RowGradients {
+  public:
+    explicit RowGradients(const RowProduct& product) : product_(product), dy_(matrices(together(product.dy))) {
+        expect_rows(dy_, "dy", product.dy.front(), -1);
+        const int64_t outputs = dy_.front().size(1), rows = count_rows(dy_);
+        const auto options = dy_.front().options();
+        for (size_t i = 0; i < product.x.size(); ++i) {
+            x_.push_back(matrices(product.x[i]));
+            expect_rows(x_[i], "x", dy_.front(), rows);
+            const Tensor& weight = product.weights[i];
+            expect(weight, "sum", {outputs, x_[i].front().size(1)}, options);
+            TORCH_CHECK_VALUE(weight.stride(1) == 1 || weight.size(1) <= 1,
+                              "sum: expected rows without gaps, got strides ", weight.strides());
+        }
+        for (const Tensor& bias : product.biases) expect_result(bias, "bias", outputs, options);
+    }
+
+    at::ScalarType dtype() const { return dy_.front().scalar_type(); }
+
+    template <typename T>
+    void add_to(Work& work) const {
+        for (size_t i = 0; i < x_.size(); ++i) {
+            if (kernels<T>().library) {
+                by_library(i);
+            } else {
+                add_weight<T>(work, i);
+            }
+        }
+        if (!product_.biases.empty()) add_biases<T>(work);
+    }
+
+  private:
+    // Where each tensor has few rows, they are worth a copy side by side.
+    static Tensors together(const Tensors& dy) {
+        constexpr int64_t few = 32;
+        const bool many = dy.size() == 1 || dy.front().numel() >= few * dy.front().size(-1);
+        if (many) return dy;
+        const Inside guard;
+        return {at::stack(dy)};
+    }
+
+    static void expect_rows(const Tensors& tensors, const char* name, const Tensor& like, int64_t rows) {
+        for (const Tensor& x : tensors) {
+            expect_working_dtype(x, name, 2);
+            expect(x, name, {x.size(0), tensors.front().size(1)}, like.options());
+        }
+        const int64_t found = count_rows(tensors);
+        TORCH_CHECK_VALUE(rows < 0 || found == rows, name, ": expected ", rows, " rows, got ", found);
     }
 
     template <typename T>
-    bool has_many_rows(bool held) const {
-        const ManyRows& many = kernels<T>().many_rows;
-        return rows >= (!held ? many.once : back ? many.held_back : many.held);
+    std::vector<Segment<T>> segments(const Tensors& x) const {
+        std::vector<Segment<T>> found;
+        size_t j = 0;
+        int64_t from = 0;  // in x[j]
+        for (const Tensor& dy : dy_) {
+            for (int64_t row = 0; row < dy.size(0);) {
+                while (from == x[j].size(0)) ++j, from = 0;
+                const int64_t rows = std::min(dy.size(0) - row, x[j].size(0) - from);
+                found.push_back({rows, data<T>(dy) + row * dy.stride(0), dy.stride(0),
+                                 data<T>(x[j]) + from * x[j].stride(0), x[j].stride(0)});
+                row += rows;
+                from += rows;
+            }
+        }
+        if (found.empty()) found.push_back({0, nullptr, 0, nullptr, 0});  // what there is to write is zero
+        return found;
     }
 
-    Tensor run(Tensor* packed) const {
-        with_accumulator(x.scalar_type(), [&](auto zero) {
-            using T = decltype(zero);
-            // The library packs the weight, too: that does not pay for one that the nearest caches hold.
-            const bool small = depth * columns <= 1 << 15;
-            if (!has_many_rows<T>(packed != nullptr)) {
-                by_few_rows<T>();
-            } else if (kernels<T>().library && !small) {
-                by_library();
-            } else {
-                by_panels<T>(packed);
+    template <typename T>
+    void add_weight(Work& work, size_t i) const {
+        const Tensor& weight = product_.weights[i];
+        const int64_t panel = kernels<T>().panel, outputs = weight.size(0), columns = weight.size(1);
+        const Pieces pieces(outputs, kPieceRows, divide_up(columns, panel));
+        T* out = weight.mutable_data_ptr<T>();
+        const int64_t stride = weight.stride(0);
+        const bool accumulate = product_.accumulate;
+        work.add(pieces.count(), count_rows(dy_) * pieces.height * panel,
+                 [=, parts = segments<T>(x_[i])](int64_t first, int64_t last) {
+                     pieces.each(first, last, [&](int64_t output, int64_t count, int64_t part, int64_t end) {
+                         bool add = accumulate;
+                         for (const Segment<T>& s : parts) {
+                             kernels<T>().row_product({s.rows, count, columns, s.y + output, s.y_stride, s.x,
+                                                       s.x_stride, out + output * stride, stride, add},
+                                                      part, end);
+                             add = true;
+                         }
+                     });
+                 });
+    }
+
+    void by_library(size_t i) const {
+        const Inside guard;
+        Tensor weight = product_.weights[i];
+        const Tensor dy = dy_.size() == 1 ? dy_[0] : at::cat(dy_), x = x_[i].size() == 1 ? x_[i][0] : at::cat(x_[i]);
+        if (product_.accumulate) {
+            weight.addmm_(dy.t(), x);
+        } else {
+            weight.copy_(at::mm(dy.t(), x));
+        }
+    }
+
+    // The sums of some columns, piece by piece: fewer roundings in a long sum.
+    template <typename T>
+    void add_biases(Work& work) const {
+        constexpr int64_t wide = 64;
+        const int64_t outputs = dy_.front().size(1);
+        work.add(divide_up(outputs, wide), count_rows(dy_) * wide, [=, this](int64_t first, int64_t last) {
+            for (int64_t part = first; part < last; ++part) {
+                const int64_t column = part * wide, count = std::min(wide, outputs - column);
+                std::array<T, wide> sums{}, of_piece;
+                for (const Tensor& dy : dy_) {
+                    const Pieces pieces(dy.size(0), kPieceRows, 1);
+                    pieces.each(0, pieces.count(), [&](int64_t row, int64_t rows, int64_t, int64_t) {
+                        const T* y = data<T>(dy) + row * dy.stride(0) + column;
+                        kernels<T>().sum({y, rows, dy.stride(0), of_piece.data()}, 0, count);
+                        for (int64_t i = 0; i < count; ++i) sums[i] += of_piece[i];
+                    });
+                }
+                for (const Tensor& bias : product_.biases) {
+                    T* out = bias.mutable_data_ptr<T>() + column;
+                    for (int64_t i = 0; i < count; ++i) out[i] = product_.accumulate ? out[i] + sums[i] : sums[i];
+                }
             }
         });
-        return out;
     }
 
-    bool back;
-    int64_t rows, depth, columns;
-    at::DimVector shape;
-    Tensor x, weight, out;
-    OptionalTensor c;
+    const RowProduct& product_;
+    Tensors dy_;
+    std::vector<Tensors> x_;
 };
-
-template <typename T>
-void run_row_product(const Tensor& dy, const Tensor& x, Tensor& out, bool accumulate) {
-    const int64_t panel = kernels<T>().panel, rows = dy.size(0), outputs = dy.size(1), columns = x.size(1);
-    const RowProductArgs<T> all{rows,         outputs,    columns,     data<T>(dy),
-                                dy.stride(0), data<T>(x), x.stride(0), out.mutable_data_ptr<T>(),
-                                accumulate};
-    parallel_pieces(outputs, kPieceRows, divide_up(columns, panel), rows * std::min(outputs, kPieceRows) * panel,
-                    [&](int64_t output, int64_t count, int64_t first, int64_t last) {
-                        RowProductArgs<T> part = all;
-                        part.outputs = count;
-                        part.y += output;
-                        part.out += output * columns;
-                        kernels<T>().row_product(part, first, last);
-                    });
-}
-
-// Sums of rows, one for each piece of them.
-template <typename T>
-Tensor sums_of_pieces(const Tensor& dy) {
-    const int64_t rows = dy.size(0), columns = dy.size(1), pieces = divide_up(rows, kPieceRows);
-    Tensor sums = allocate({pieces, columns}, dy);
-    parallel(pieces, kPieceRows * columns, [&](int64_t first, int64_t last) {
-        for (int64_t piece = first; piece < last; ++piece) {
-            const int64_t row = piece * kPieceRows, count = std::min(kPieceRows, rows - row);
-            kernels<T>().sum(
-                {data<T>(dy) + row * dy.stride(0), count, dy.stride(0), sums.mutable_data_ptr<T>() + piece * columns},
-                0, columns);
-        }
-    });
-    return sums;
-}
 
 }  // namespace
 
 Tensor linear(const Tensor& x, const Tensor& weight, const OptionalTensor& c, Tensor* packed,
               const OptionalTensor& out) {
-    return Linear(x, "x", weight, c, out, false).run(packed);
+    return product_of(x, weight, c, packed, out, false);
 }
 
 Tensor linear_back(const Tensor& y, const Tensor& weight, const OptionalTensor& c, Tensor* packed,
                    const OptionalTensor& out) {
-    return Linear(y, "y", weight, c, out, true).run(packed);
+    return product_of(y, weight, c, packed, out, true);
+}
+
+void linear(Products& products) { run(products, false, true); }
+void linear_back(Products& products) { run(products, true, true); }
+
+void row_products(const RowProducts& products) {
+    std::vector<RowGradients> all;
+    for (const RowProduct& product : products) all.emplace_back(product);
+    if (all.empty()) return;
+    with_accumulator(all.front().dtype(), [&](auto zero) {
+        Work work;
+        for (const RowGradients& gradients : all) gradients.add_to<decltype(zero)>(work);
+        work.run();
+    });
 }
 
 Tensor row_product(const Tensor& dy, const Tensor& x, const OptionalTensor& sum) {
@@ -219,24 +505,16 @@ Tensor row_product(const Tensor& dy, const Tensor& x, const OptionalTensor& sum)
     const std::array<int64_t, 2> shape{dy.size(1), x.size(1)};
     expect(x, "x", {dy.size(0), x.size(1)}, dy.options());
     expect_result(sum, "sum", shape, dy.options());
-    Tensor out = sum ? *sum : at::empty(shape, dy.options());
-    with_accumulator(dy.scalar_type(), [&](auto zero) {
-        using T = decltype(zero);
-        if (!kernels<T>().library) return run_row_product<T>(dense_rows(dy), dense_rows(x), out, sum.has_value());
-        const Inside guard;
-        if (sum) {
-            out.addmm_(dy.t(), x);
-        } else {
-            at::mm_out(out, dy.t(), x);
-        }
-    });
+    const Tensor out = sum ? *sum : at::empty(shape, dy.options());
+    row_products({{{dy}, {{x}}, {out}, {}, sum.has_value()}});
     return out;
 }
 
 Tensor row_sum(const Tensor& dy) {
     expect_working_dtype(dy, "dy", 2);
-    return with_accumulator(dy.scalar_type(),
-                            [&](auto zero) { return sum_first(sums_of_pieces<decltype(zero)>(dense_rows(dy))); });
+    const Tensor out = at::empty({dy.size(1)}, dy.options());
+    row_products({{{dy}, {}, {}, {out}}});
+    return out;
 }
 
 }  // namespace iprm::cpu

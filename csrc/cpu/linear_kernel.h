@@ -84,12 +84,13 @@ IPRM_INLINE void linear_block(const LinearArgs<T>& a, int64_t r, int64_t o) {
 #pragma GCC unroll 4
         for (int j = 0; j < kColumns; ++j) {
             const T s = sums[i * kColumns + j];
-            out[j] = a.c == nullptr ? s : s + a.c[(r + i) * a.c_stride + o + j];
+            const T biased = a.bias == nullptr ? s : s + a.bias[o + j];
+            out[j] = a.addend == nullptr ? biased : biased + a.addend[(r + i) * a.columns + o + j];
         }
     }
 }
 
-// out = x weight^T + c, columns `first` to `last`
+// out = x weight^T + .., columns `first` to `last`
 template <typename T>
 void linear(const LinearArgs<T>& args, int64_t first, int64_t last) {
     int64_t o = first;
@@ -131,13 +132,14 @@ IPRM_INLINE void linear_back_block(const LinearArgs<T>& a, int64_t r, int64_t i,
 #pragma GCC unroll 4
         for (int j = 0; j < kVectors; ++j) {
             const int64_t at = j * kLanes<T>;
-            if (a.c != nullptr) acc[k][j] += lanes.load(a.c + (r + k) * a.c_stride + i + at);
+            if (a.bias != nullptr) acc[k][j] += lanes.load(a.bias + i + at);
+            if (a.addend != nullptr) acc[k][j] += lanes.load(a.addend + (r + k) * a.columns + i + at);
             lanes.store(out + at, acc[k][j]);
         }
     }
 }
 
-// out = x weight + c, columns `first` to `last`
+// out = x weight + .., columns `first` to `last`
 template <typename T>
 void linear_back(const LinearArgs<T>& args, int64_t first, int64_t last) {
     int64_t i = first;

@@ -21,8 +21,9 @@ using at::Tensor;
 Tensor sum_first(const Tensor& parts);
 
 Tensor dropout(const Tensor& x, double p, const OptionalTensor& seed, int64_t stream);
-// Written to `out` where that is defined, a contiguous tensor like x.
-Tensor dropout_to(const Tensor& x, double p, const OptionalTensor& seed, int64_t stream, const Tensor& out);
+// As the recurrence has it, see recurrence/cores.h.
+Tensor dropout(const Tensor& x, const recurrence::Sites& sites, const OptionalTensor& seed, const Tensor& addend,
+               const Tensor& out);
 
 // x (..., I), weight (O, I), c = bias (O,) or addend (..., O): x weight^T + c (..., O), in float32 or float64. It is
 // written to `out`, where given: contiguous, perhaps c itself, but not x. `packed` is where the caller holds, from call
@@ -32,6 +33,11 @@ Tensor linear(const Tensor& x, const Tensor& weight, const OptionalTensor& c, Te
 // y (..., O), weight (O, I), c (I,) or (..., I): y weight + c (..., I). Its packed form is another.
 Tensor linear_back(const Tensor& y, const Tensor& weight, const OptionalTensor& c, Tensor* packed = nullptr,
                    const OptionalTensor& out = std::nullopt);
+
+// Those of a recurrence, whose maps hold the packed forms, see recurrence/cores.h.
+void linear(recurrence::Products& products);
+void linear_back(recurrence::Products& products);
+void row_products(const recurrence::RowProducts& products);
 
 // dy (rows, O), x (rows, I): dy^T x (O, I), the gradient of a weight, which `sum`, contiguous, is increased by.
 Tensor row_product(const Tensor& dy, const Tensor& x, const OptionalTensor& sum);

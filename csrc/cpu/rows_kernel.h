@@ -28,7 +28,7 @@ IPRM_INLINE void for_even_parts(int64_t count, int64_t most, Body&& body) {
     } while (first < count);
 }
 
-// One panel of a product: out = a b + c.
+// One panel of a product: out = a b + bias + addend.
 template <typename T>
 struct PanelProduct {
     int64_t depth;
@@ -36,32 +36,35 @@ struct PanelProduct {
     int64_t a_stride;
     const T* b;  // (depth, kTilePanel)
     int64_t b_stride;
-    const T* c;  // or null; may be out
-    int64_t c_stride;
+    const T *bias, *addend;  // or null; the addend's rows are as far apart as those of out, which it may be
     T* out;
     int64_t out_stride, columns;  // of which those beyond a panel are not this one's
 };
 
 template <int kBlock, typename T>
 IPRM_INLINE void finish_block(const PanelProduct<T>& p, int64_t r, const Vec<T> (&acc)[kBlock][kTileVectors]) {
-    const T* c = p.c == nullptr ? nullptr : p.c + r * p.c_stride;
+    const T* addend = p.addend == nullptr ? nullptr : p.addend + r * p.out_stride;
     T* out = p.out + r * p.out_stride;
     if (p.columns < kTilePanel<T>) {
         T sums[kBlock * kTilePanel<T>];
         store_block(acc, sums, kTilePanel<T>, false);
-        for (int i = 0; i < kBlock; ++i, out += p.out_stride) {
+        for (int i = 0; i < kBlock; ++i) {
             for (int64_t j = 0; j < p.columns; ++j) {
-                out[j] = sums[i * kTilePanel<T> + j] + (c == nullptr ? 0 : c[i * p.c_stride + j]);
+                const T biased = sums[i * kTilePanel<T> + j] + (p.bias == nullptr ? T(0) : p.bias[j]);
+                const int64_t at = i * p.out_stride + j;
+                out[at] = addend == nullptr ? biased : biased + addend[at];
             }
         }
         return;
     }
 #pragma GCC unroll 16
-    for (int i = 0; i < kBlock; ++i, out += p.out_stride) {
+    for (int j = 0; j < kTileVectors; ++j) {
+        const Vec<T> bias = p.bias == nullptr ? Vec<T>{} : load(p.bias + j * kLanes<T>);
 #pragma GCC unroll 16
-        for (int j = 0; j < kTileVectors; ++j) {
-            const int64_t at = j * kLanes<T>;
-            store(out + at, c == nullptr ? acc[i][j] : acc[i][j] + load(c + i * p.c_stride + at));
+        for (int i = 0; i < kBlock; ++i) {
+            const int64_t at = i * p.out_stride + j * kLanes<T>;
+            const Vec<T> biased = p.bias == nullptr ? acc[i][j] : acc[i][j] + bias;
+            store(out + at, addend == nullptr ? biased : biased + load(addend + at));
         }
     }
 }
@@ -103,18 +106,19 @@ class NearRows {
     const T* x_;
 };
 
-// out = x times the packed weight + c, panels `first` to `last`. Deep products are summed part by part, in out.
+// out = x times the packed weight + .., panels `first` to `last`. Deep products are summed part by part, in out.
 template <typename T>
 void linear_panels(const LinearArgs<T>& args, int64_t first, int64_t last) {
     constexpr int64_t width = kTilePanel<T>;
     for_even_parts(args.depth, kPanelDepth<T>, [&](int64_t k, int64_t depth) IPRM_LAMBDA {
         const NearRows<T> x(args.rows, depth, args.x + k, args.depth);
-        const T* c = k > 0 ? args.out : args.c;
-        const int64_t c_stride = k > 0 ? args.columns : args.c_stride;
+        const T* bias = k > 0 ? nullptr : args.bias;
+        const T* addend = k > 0 ? args.out : args.addend;
         for (int64_t panel = first, o = first * width; panel < last; ++panel, o += width) {
             multiply_panel<false>(
                 PanelProduct<T>{depth, x.get(), x.stride(), args.weight + o * args.depth + k * width, width,
-                                c == nullptr ? nullptr : c + o, c_stride, args.out + o, args.columns, args.columns - o},
+                                bias == nullptr ? nullptr : bias + o, addend == nullptr ? nullptr : addend + o,
+                                args.out + o, args.columns, args.columns - o},
                 args.rows);
         }
     });
@@ -124,16 +128,23 @@ void linear_panels(const LinearArgs<T>& args, int64_t first, int64_t last) {
 template <typename T>
 void row_product(const RowProductArgs<T>& args, int64_t first, int64_t last) {
     constexpr int64_t width = kTilePanel<T>;
-    const Buffer<T> packed(kRowsTogether * width);
     for_even_parts(args.rows, kRowsTogether, [&](int64_t k, int64_t depth) IPRM_LAMBDA {
         const bool add = args.accumulate || k > 0;
         for (int64_t panel = first, i = first * width; panel < last; ++panel, i += width) {
-            PanelProduct<T> p{depth,         args.y + k * args.y_stride,
-                              args.y_stride, args.x + k * args.x_stride + i,
-                              args.x_stride, add ? args.out + i : nullptr,
-                              args.columns,  args.out + i,
-                              args.columns,  args.columns - i};
-            if (kPacksRows || p.columns < width) {
+            T* out = args.out + i;
+            PanelProduct<T> p{depth,
+                              args.y + k * args.y_stride,
+                              args.y_stride,
+                              args.x + k * args.x_stride + i,
+                              args.x_stride,
+                              nullptr,
+                              add ? out : nullptr,
+                              out,
+                              args.out_stride,
+                              args.columns - i};
+            const bool packs = kPacksRows || p.columns < width;
+            const Buffer<T> packed(packs ? depth * width : 0);
+            if (packs) {
                 pack_panel<T>({p.b, p.b_stride, depth, smaller(width, p.columns), false, nullptr}, 0, packed.get());
                 p.b = packed.get();
                 p.b_stride = width;

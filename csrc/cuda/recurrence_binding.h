@@ -3,43 +3,97 @@
 #pragma once
 
 #include <ATen/ops/addmm.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/sum.h>
 
 namespace iprm::cuda::binding {
 namespace {
 
-using recurrence::Map;
+using recurrence::Product;
+using recurrence::Products;
+using recurrence::RowProduct;
+using recurrence::RowProducts;
+using recurrence::Site;
+using recurrence::Sites;
+using recurrence::Term;
 
-// rows times matrix, plus c where it is defined: a bias, or of the result's shape.
-Tensor product(const Tensor& rows, const Tensor& matrix, const Tensor& c, const Tensor& to) {
-    at::DimVector shape(rows.sizes());
-    shape.back() = matrix.size(1);
-    const Tensor result = to.defined() ? to : at::empty(shape, rows.options());
-    const Tensor left = rows.reshape({-1, rows.size(-1)});
-    Tensor flat = result.view({left.size(0), shape.back()});
-    if (c.defined()) {
-        at::addmm_out(flat, c.dim() > 1 ? c.reshape(flat.sizes()) : c, left, matrix);
-    } else {
-        at::mm_out(flat, left, matrix);
+Tensor matrix(const Tensor& rows) { return rows.reshape({-1, rows.size(-1)}); }
+
+// The tensors' rows, one after the other.
+Tensor rows_of(const Tensors& tensors) {
+    if (tensors.size() == 1) return matrix(tensors.front());
+    Tensors all;
+    for (const Tensor& tensor : tensors) all.push_back(matrix(tensor));
+    return at::cat(all);
+}
+
+void multiply(Product& product, bool back) {
+    Tensor flat;
+    for (const Term& term : product.terms) {
+        const Tensor weight = back ? term.map->weight : term.map->weight.t(), rows = matrix(term.x);
+        if (flat.defined()) {
+            flat.addmm_(rows, weight);
+            continue;
+        }
+        if (!product.out.defined()) {
+            at::DimVector shape(term.x.sizes());
+            shape.back() = weight.size(1);
+            product.out = at::empty(shape, term.x.options());
+        }
+        flat = product.out.view({rows.size(0), weight.size(1)});
+        const bool biased = product.bias.defined();
+        const Tensor c = biased ? product.bias : product.addend.defined() ? matrix(product.addend) : Tensor();
+        if (c.defined()) {
+            at::addmm_out(flat, c, rows, weight);
+        } else {
+            at::mm_out(flat, rows, weight);
+        }
     }
-    return result;
+    if (product.bias.defined() && product.addend.defined()) product.out.add_(product.addend);
 }
 
-Tensor linear(const Tensor& x, Map& map, const Tensor& c, const Tensor& to) {
-    return product(x, map.weight.t(), c, to);
+void linear(Products& products) {
+    for (Product& product : products) multiply(product, false);
 }
 
-Tensor linear_back(const Tensor& y, Map& map, const Tensor& c, const Tensor& to) {
-    return product(y, map.weight, c, to);
+void linear_back(Products& products) {
+    for (Product& product : products) multiply(product, true);
 }
 
-Tensor row_product(const Tensor& dy, const Tensor& x, const Tensor& sum) {
-    Tensor s = sum;
-    return sum.defined() ? s.addmm_(dy.t(), x) : at::mm(dy.t(), x);
+void row_products(const RowProducts& products) {
+    for (const RowProduct& product : products) {
+        const Tensor dy = rows_of(product.dy);
+        for (size_t i = 0; i < product.x.size(); ++i) {
+            const Tensor x = rows_of(product.x[i]);
+            Tensor weight = product.weights[i];
+            if (product.accumulate) {
+                weight.addmm_(dy.t(), x);
+            } else {
+                at::mm_out(weight, dy.t(), x);
+            }
+        }
+        if (product.biases.empty()) continue;
+        Tensor bias = product.biases.front();
+        if (product.accumulate) {
+            bias.add_(dy.sum(0));
+        } else {
+            at::sum_out(bias, dy, 0);
+        }
+        for (size_t i = 1; i < product.biases.size(); ++i) product.biases[i].copy_(bias);
+    }
 }
 
-Tensor row_sum(const Tensor& dy) { return dy.sum(0); }
+Tensor dropout_of_run(const Tensor& x, const Sites& sites, const OptionalTensor& seed, const Tensor& addend,
+                      const Tensor& out) {
+    Tensor y = x;
+    for (size_t i = 0; i < sites.size(); ++i) {
+        const Site& site = sites[i];
+        const bool last = i + 1 == sites.size();
+        y = dropout_to(y, site.p, seed, stream_of(site.step, site.role), last ? out : Tensor());
+    }
+    return addend.defined() ? y.add_(addend) : y;
+}
 
 Tensors pack(const Tensor&, const Tensor&, bool) { return {}; }  // the kernels read the weights as they are
 
@@ -62,9 +116,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
 
 const recurrence::Cores kCores{&linear,
                                &linear_back,
-                               &row_product,
-                               &row_sum,
-                               &dropout_to,
+                               &row_products,
+                               &dropout_of_run,
                                &formation,
                                &formation_backward,
                                &pack,

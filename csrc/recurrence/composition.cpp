@@ -52,30 +52,33 @@ std::tuple<Tensor, Tensor, Tensor> Composition::forward(int64_t t, const Tensor&
                                                         const Tensor& E) {
     const auto [o, e] = update(z, r, O, E);
     if (!composes_) return {o, e, Tensor()};
-    if (run_.o.window > 0) {
-        past_.push_front(columns(O, E));
-        if (static_cast<int64_t>(past_.size()) > run_.o.window) past_.pop_back();
-    }
-    std::vector<Columns> window{columns(o, e)};
+    Products products;
+    if (run_.o.window > 0) past_.push_front(columns(O, E, products));
+    if (static_cast<int64_t>(past_.size()) > run_.o.window) past_.pop_back();
+    std::vector<Columns> window{columns(o, e, products)};
     window.insert(window.end(), past_.begin(), past_.end());
+    const Tensor q = Run::put(products, run_.w["Qo"], o, run_.kept.place("Qo"));
+    run_.linear(products);
     const Lists lists(window);
     const auto& rates = run_.o.rates;
     const auto [pooled_o, pooled_r, a] = run_.cores.composition(
-        query(o), lists.keys, lists.operations, lists.results, gate_, run_.o.mask_self, run_.seed, t,
+        folds_ ? folded(q) : q, lists.keys, lists.operations, lists.results, gate_, run_.o.mask_self, run_.seed, t,
         rates.composition_product, rates.composition_value, rates.composition_attention);
     run_.kept.keep("pooled_o", pooled_o);
     run_.kept.keep("pooled_r", pooled_r);
-    const Tensor next_O = write("Vo", "So", pooled_o, a, o, t), next_E = write("Vr", "Sr", pooled_r, a, e, t);
-    return {run_.norm("composition_norm_o", next_O), run_.norm("composition_norm_r", next_E), a};
+    Products written{write("Vo", "So", pooled_o, a, o, t), write("Vr", "Sr", pooled_r, a, e, t)};
+    run_.linear(written);
+    return {run_.norm("composition_norm_o", written[0].out), run_.norm("composition_norm_r", written[1].out), a};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> Composition::backward(int64_t t, const Tensor& a, const Tensor& da,
                                                                  const Tensor& dO, const Tensor& dE) {
-    if (!composes_) return update_back(t, dO, dE);
+    if (!composes_) return update_back(t, {{}, dO}, {{}, dE}, {}, {});
+    Parts o, e;  // of the gradients of this step's states
     const Tensor grad_O = run_.norm_back("composition_norm_o", t, dO);
     const Tensor grad_E = run_.norm_back("composition_norm_r", t, dE);
-    auto [d_pooled_o, d_a, d_o] = write_back("Vo", "So", t, grad_O, a, da);
-    auto [d_pooled_r, d_attention, d_e] = write_back("Vr", "Sr", t, grad_E, a, d_a);
+    const auto [d_pooled_o, d_a] = write_back("Vo", "So", t, grad_O, a, da, o);
+    const auto [d_pooled_r, d_attention] = write_back("Vr", "Sr", t, grad_E, a, d_a, e);
     std::vector<Columns> window{kept_columns(When::kNow, t)};
     const int64_t first = first_of_window(t);
     for (int64_t s = t; run_.o.window > 0 && s >= first; --s) window.push_back(kept_columns(When::kPast, s));
@@ -85,20 +88,20 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> Composition::backward(int64_t t, cons
         d_pooled_o, d_pooled_r, given(d_attention), run_.kept.at(folds_ ? "folded" : "Qo", t), lists.keys,
         lists.operations, lists.results, gate_, a, run_.o.mask_self, run_.seed, t, rates.composition_product,
         rates.composition_value, rates.composition_attention);
-    d_o = query_back(t, d_query, d_gate, d_o);
-    std::tie(d_o, d_e) = columns_back(When::kNow, t, {d_keys[0], d_operations[0], d_results[0]}, d_o, d_e);
+    query_back(t, d_query, d_gate, o);
+    columns_back(When::kNow, t, {d_keys[0], d_operations[0], d_results[0]}, o, e);
     for (size_t i = 1; i < window.size(); ++i) {
         const Columns d{d_keys[i], d_operations[i], d_results[i]};
         const auto [found, is_new] = d_past_.emplace(t + 1 - static_cast<int64_t>(i), d);
         const Columns& sum = found->second;
         if (!is_new) at::_foreach_add_({sum.key, sum.operation, sum.result}, {d.key, d.operation, d.result});
     }
-    auto [dz, dr, past_O, past_E] = update_back(t, d_o, d_e);
+    Parts past_O, past_E;
     if (run_.o.window > 0) {  // the memory before this step was in no earlier window
-        std::tie(past_O, past_E) = columns_back(When::kPast, t, d_past_.at(t), past_O, past_E);
+        columns_back(When::kPast, t, d_past_.at(t), past_O, past_E);
         d_past_.erase(t);
     }
-    return {dz, dr, past_O, past_E};
+    return update_back(t, o, e, std::move(past_O), std::move(past_E));
 }
 
 // o = LN?( Uo [ phi_o(z) ; O ] ), e = LN?( Ur [ E ; phi_r(r) ] ); without update o = O, e = r.
@@ -111,26 +114,46 @@ Composition::Pair Composition::update(const Tensor& z, const Tensor& r, const Te
         return {O, r};
     }
     run_.kept.keep("r", r);
-    return {updated("o", "update_norm_o", Uo_, activate(activations.op, z), O),
-            updated("e", "update_norm_r", Ur_, E, activate(activations.result, r))};
+    Products states{joined(Uo_, activate(activations.op, z), O, "o", "update_norm_o"),
+                    joined(Ur_, E, activate(activations.result, r), "e", "update_norm_r")};
+    run_.linear(states);
+    return {normed(states[0].out, "o", "update_norm_o"), normed(states[1].out, "e", "update_norm_r")};
 }
 
-// LN?( W [left ; right] ), kept under its name.
-Tensor Composition::updated(const std::string& name, const std::string& norm, Halves& halves, const Tensor& left,
-                            const Tensor& right) {
-    if (!run_.w.has(norm)) return join(halves, left, right, run_.kept.place(name));
-    const Tensor state = run_.norm(norm, join(halves, left, right, {}));
-    run_.kept.keep(name, state);
-    return state;
+// W [left ; right], kept under its name unless a norm follows.
+Product Composition::joined(Halves& halves, const Tensor& left, const Tensor& right, const std::string& name,
+                            const std::string& norm) {
+    const Tensor place = run_.w.has(norm) ? Tensor() : run_.kept.place(name);
+    return {{{&halves.left, left}, {&halves.right, right}}, halves.left.bias, {}, place};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> Composition::update_back(int64_t t, const Tensor& d_o, const Tensor& d_e) {
+Tensor Composition::normed(const Tensor& state, const std::string& name, const std::string& norm) {
+    if (!run_.w.has(norm)) return state;
+    const Tensor result = run_.norm(norm, state);
+    run_.kept.keep(name, result);
+    return result;
+}
+
+// From what the gradients of o and e, and so far those of O and E, are the sums of: those of z, r, O and E.
+std::tuple<Tensor, Tensor, Tensor, Tensor> Composition::update_back(int64_t t, const Parts& o, const Parts& e, Parts O,
+                                                                    Parts E) {
     const auto& activations = run_.o.activations;
-    if (!updates_) return {at::zeros_like(d_o), d_e, d_o, at::zeros_like(d_e)};
-    const auto [dz, dO] = join_back("Uo", Uo_, t, run_.norm_back("update_norm_o", t, d_o));
-    const auto [dE, dr] = join_back("Ur", Ur_, t, run_.norm_back("update_norm_r", t, d_e));
-    return {through(activations.op, dz, run_.kept.at("z", t)), through(activations.result, dr, run_.kept.at("r", t)),
-            dO, dE};
+    const Tensors states = run_.sums_of({o, e});
+    if (!updates_) {
+        O.add(states[0]);
+        const Tensors d = run_.sums_of({O, E});
+        const Tensor zero = at::zeros_like(states[0]);
+        return {zero, states[1], d[0], d[1].defined() ? d[1] : zero};
+    }
+    const Tensor d_o = run_.norm_back("update_norm_o", t, states[0]);
+    const Tensor d_e = run_.norm_back("update_norm_r", t, states[1]);
+    run_.row("Uo", t, d_o);
+    run_.row("Ur", t, d_e);
+    O.add(Uo_.right, d_o);
+    E.add(Ur_.left, d_e);
+    const Tensors d = run_.sums_of({{{{&Uo_.left, d_o}}}, {{{&Ur_.right, d_e}}}, O, E});
+    return {through(activations.op, d[0], run_.kept.at("z", t)),
+            through(activations.result, d[1], run_.kept.at("r", t)), d[2], d[3]};
 }
 
 Composition::Halves Composition::halves_of(const std::string& name) const {
@@ -139,45 +162,36 @@ Composition::Halves Composition::halves_of(const std::string& name) const {
     return {map.of_inputs(0, D), map.of_inputs(D, D)};
 }
 
-Tensor Composition::join(Halves& halves, const Tensor& left, const Tensor& right, const Tensor& out) const {
-    return run_.linear(halves.right, right, run_.linear(halves.left, left, {}, out), out);
-}
-
-Composition::Pair Composition::join_back(const std::string& name, Halves& halves, int64_t t, const Tensor& dy) {
-    run_.row(name, t, dy);
-    return {run_.linear_back(halves.left, dy), run_.linear_back(halves.right, dy)};
-}
-
 // The query. Unless the product is dropped, the keys need no projection, see `folds_`.
 
-Tensor Composition::query(const Tensor& o) {
-    const Tensor q = run_.linear(run_.w["Qo"], o, {}, run_.kept.place("Qo"));
-    if (!folds_) return q;
+Tensor Composition::folded(const Tensor& q) {
     return run_.linear_back(run_.w["Ko"], q * c_, {}, run_.kept.place("folded"));
 }
 
-Tensor Composition::query_back(int64_t t, const Tensor& d_query, const Tensor& d_gate, const Tensor& d_o) {
-    if (!folds_) {
+void Composition::query_back(int64_t t, const Tensor& d_query, const Tensor& d_gate, Parts& o) {
+    Tensor dq = d_query;
+    if (folds_) {
+        run_.row("folded", t, d_query);
+        Products gated{{{{&run_.w["Ko"], d_query}}}};  // whose bias does not count
+        run_.linear(gated);
+        run_.add("c", (gated[0].out * run_.kept.at("Qo", t)).sum({0, 1}));
+        dq = gated[0].out * c_;
+    } else {
         run_.add("c", d_gate);
-        run_.row("Qo", t, d_query);
-        return run_.linear_back(run_.w["Qo"], d_query, d_o);
     }
-    run_.row("folded", t, d_query);
-    const Tensor d_gated = run_.linear(run_.w["Ko"], d_query, at::zeros_like(c_));
-    run_.add("c", (d_gated * run_.kept.at("Qo", t)).sum({0, 1}));
-    const Tensor dq = d_gated * c_;
     run_.row("Qo", t, dq);
-    return run_.linear_back(run_.w["Qo"], dq, d_o);
+    o.add(run_.w["Qo"], dq);
 }
 
 // Columns.
 
-Columns Composition::columns(const Tensor& O, const Tensor& E) {
+// Their numbers are there once the products are made.
+Columns Composition::columns(const Tensor& O, const Tensor& E, Products& products) {
     Columns c{O, O, E};
-    if (projects_keys_) c.key = run_.linear(run_.w["Ko"], O, {}, run_.kept.place("key"));
+    if (projects_keys_) c.key = Run::put(products, run_.w["Ko"], O, run_.kept.place("key"));
     if (drops_values_) {
-        c.operation = run_.linear(run_.w["Vo"], O, {}, run_.kept.place("operation"));
-        c.result = run_.linear(run_.w["Vr"], E, {}, run_.kept.place("result"));
+        c.operation = Run::put(products, run_.w["Vo"], O, run_.kept.place("operation"));
+        c.result = Run::put(products, run_.w["Vr"], E, run_.kept.place("result"));
     }
     return c;
 }
@@ -196,37 +210,40 @@ Columns Composition::kept_columns(When when, int64_t t) const {
             drops_values_ ? kept.at("result", i) : E};
 }
 
-// -> the gradients of the states with what comes through their columns.
-Composition::Pair Composition::columns_back(When when, int64_t t, const Columns& d, const Tensor& dO,
-                                            const Tensor& dE) {
-    const Tensor of_value = column_back("Vo", drops_values_, when, t, d.operation, dO);
-    return {column_back("Ko", projects_keys_, when, t, d.key, of_value),
-            column_back("Vr", drops_values_, when, t, d.result, dE)};
+// Adds what comes to the states through their columns.
+void Composition::columns_back(When when, int64_t t, const Columns& d, Parts& O, Parts& E) {
+    column_back("Vo", drops_values_, when, t, d.operation, O);
+    column_back("Ko", projects_keys_, when, t, d.key, O);
+    column_back("Vr", drops_values_, when, t, d.result, E);
 }
 
-Tensor Composition::column_back(const std::string& name, bool projected, When when, int64_t t, const Tensor& d,
-                                const Tensor& dx) {
-    if (!projected) return dx + d;
+void Composition::column_back(const std::string& name, bool projected, When when, int64_t t, const Tensor& d,
+                              Parts& state) {
+    if (!projected) return state.add(d);
     run_.row(rows_of(name, when == When::kNow), t, d);
-    return run_.linear_back(run_.w[name], d, dx);
+    state.add(run_.w[name], d);
 }
 
 // The new memory: sum_j a_kj drop_upd(V o_j) + S o_k.
 
-Tensor Composition::write(const std::string& V, const std::string& S, const Tensor& pooled, const Tensor& a,
-                          const Tensor& state, int64_t t) {
-    const Tensor own = run_.linear(run_.w[S], state);
-    if (drops_values_) return own + pooled;
-    return run_.project(V, pooled, a, attention_site(t), own);
+Product Composition::write(const std::string& V, const std::string& S, const Tensor& pooled, const Tensor& a,
+                           const Tensor& state, int64_t t) {
+    Product product{{{&run_.w[S], state}}, run_.w[S].bias};
+    if (drops_values_) {
+        product.addend = pooled;
+    } else {
+        run_.project(product, V, pooled, a, attention_site(t));
+    }
+    return product;
 }
 
-// -> the gradients of pooled, of the attention, and of o or e.
-std::tuple<Tensor, Tensor, Tensor> Composition::write_back(const std::string& V, const std::string& S, int64_t t,
-                                                           const Tensor& dy, const Tensor& a, const Tensor& da) {
-    std::pair<Tensor, Tensor> d{dy, da};
-    if (!drops_values_) d = run_.project_back(V, t, dy, a, da, attention_site(t));
+// -> the gradients of pooled and of the attention; what comes to o or e is added.
+Composition::Pair Composition::write_back(const std::string& V, const std::string& S, int64_t t, const Tensor& dy,
+                                          const Tensor& a, const Tensor& da, Parts& state) {
     run_.row(S, t, dy);
-    return {d.first, d.second, run_.linear_back(run_.w[S], dy)};
+    state.add(run_.w[S], dy);
+    if (drops_values_) return {dy, da};
+    return run_.project_back(V, t, dy, a, da, attention_site(t));
 }
 
 // Weight gradients.
@@ -263,21 +280,19 @@ void Composition::gradients(Gradients& gradients) const {
 
 // Of a map that the columns were projected by, from all states that were: (T, B, K, D) of each kind.
 Gradient Composition::projected_gradient(const std::string& name, const Tensor& now, const Tensor& past) const {
-    const Cores& cores = run_.cores;
-    const Tensor dy = run_.rows(rows_of(name, true));
-    Gradient sum{cores.row_product(dy, now.flatten(0, 2), {}), cores.row_sum(dy)};
+    Tensors dy = run_.rows(rows_of(name, true)), x{now};
     if (run_.o.window > 0) {
-        const Tensor d_past = run_.rows(rows_of(name, false));
-        sum.first = cores.row_product(d_past, past.flatten(0, 2), sum.first);
-        sum.second = sum.second + cores.row_sum(d_past);
+        const Tensors d_past = run_.rows(rows_of(name, false));
+        dy.insert(dy.end(), d_past.begin(), d_past.end());
+        x.push_back(past);
     }
-    return sum;
+    return run_.row_gradient(std::move(dy), {x});
 }
 
 // Of Ko in Ko^T (c . q); its bias drops out of the softmax.
 Gradient Composition::folded_gradient() const {
-    const Tensor gated = (run_.kept.all("Qo") * c_).flatten(0, 2);
-    return {run_.cores.row_product(gated, run_.rows("folded"), {}), at::zeros_like(c_)};
+    const Gradient found = run_.row_gradient({run_.kept.all("Qo") * c_}, {run_.rows("folded")}, false);
+    return {found.first, at::zeros_like(c_)};
 }
 
 }  // namespace iprm::recurrence

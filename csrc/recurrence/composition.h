@@ -39,28 +39,26 @@ class Composition {
     enum class When { kPast, kNow };  // the memory before the step, or the states o, e of it
 
     Pair update(const Tensor& z, const Tensor& r, const Tensor& O, const Tensor& E);
-    Tensor updated(const std::string& name, const std::string& norm, Halves& halves, const Tensor& left,
-                   const Tensor& right);
-    std::tuple<Tensor, Tensor, Tensor, Tensor> update_back(int64_t t, const Tensor& d_o, const Tensor& d_e);
+    Product joined(Halves& halves, const Tensor& left, const Tensor& right, const std::string& name,
+                   const std::string& norm);
+    Tensor normed(const Tensor& state, const std::string& name, const std::string& norm);
+    std::tuple<Tensor, Tensor, Tensor, Tensor> update_back(int64_t t, const Parts& o, const Parts& e, Parts O, Parts E);
     Halves halves_of(const std::string& name) const;
-    Tensor join(Halves& halves, const Tensor& left, const Tensor& right, const Tensor& out) const;
-    Pair join_back(const std::string& name, Halves& halves, int64_t t, const Tensor& dy);
 
-    Tensor query(const Tensor& o);
-    Tensor query_back(int64_t t, const Tensor& d_query, const Tensor& d_gate, const Tensor& d_o);
+    Tensor folded(const Tensor& q);
+    void query_back(int64_t t, const Tensor& d_query, const Tensor& d_gate, Parts& o);
 
-    Columns columns(const Tensor& O, const Tensor& E);
+    Columns columns(const Tensor& O, const Tensor& E, Products& products);
     int64_t place(When when, int64_t t) const;
     Columns kept_columns(When when, int64_t t) const;
-    Pair columns_back(When when, int64_t t, const Columns& d, const Tensor& dO, const Tensor& dE);
-    Tensor column_back(const std::string& name, bool projected, When when, int64_t t, const Tensor& d,
-                       const Tensor& dx);
+    void columns_back(When when, int64_t t, const Columns& d, Parts& O, Parts& E);
+    void column_back(const std::string& name, bool projected, When when, int64_t t, const Tensor& d, Parts& state);
     int64_t first_of_window(int64_t t) const { return std::max<int64_t>(0, t - run_.o.window + 1); }
 
-    Tensor write(const std::string& V, const std::string& S, const Tensor& pooled, const Tensor& a, const Tensor& state,
-                 int64_t t);
-    std::tuple<Tensor, Tensor, Tensor> write_back(const std::string& V, const std::string& S, int64_t t,
-                                                  const Tensor& dy, const Tensor& a, const Tensor& da);
+    Product write(const std::string& V, const std::string& S, const Tensor& pooled, const Tensor& a,
+                  const Tensor& state, int64_t t);
+    Pair write_back(const std::string& V, const std::string& S, int64_t t, const Tensor& dy, const Tensor& a,
+                    const Tensor& da, Parts& state);
     Site attention_site(int64_t t) const {
         return {run_.o.rates.composition_attention, Role::kCompositionAttention, t};
     }

@@ -10,19 +10,47 @@ namespace iprm::recurrence {
 
 using Tensors = std::vector<Tensor>;
 
+// Rows that meet a map.
+struct Term {
+    Map* map;
+    Tensor x;
+};
+
+// out (..., outputs) = the sum of the terms' products + bias + addend.
+struct Product {
+    std::vector<Term> terms;  // at least one: x (..., inputs) for the weight, or y (..., outputs) for the way back
+    Tensor bias{}, addend{};  // (outputs), and like out, which it may be; or undefined
+    Tensor out{};             // contiguous, and apart from the terms; where it is undefined, it is made
+};
+using Products = std::vector<Product>;
+
+// The gradients of maps that meet the same rows: weights[i] (outputs, inputs) = dy^T x[i], each bias = the sum of dy.
+struct RowProduct {
+    Tensors dy;               // (..., outputs), their rows one after the other
+    std::vector<Tensors> x;   // (..., inputs) for each weight, as many rows
+    Tensors weights, biases;  // written to: rows without gaps, in whatever distance; and contiguous
+    bool accumulate = false;  // to what is there
+};
+using RowProducts = std::vector<RowProduct>;
+
+// One dropout mask.
+struct Site {
+    double p;
+    Role role;
+    int64_t step;
+};
+// Masks that follow one another.
+using Sites = std::vector<Site>;
+
 // A table of functions. Those of the attentions are the ops, see csrc/cpu/ops.h.
 struct Cores {
-    // x (..., inputs) -> weight x + c (..., outputs); c is a bias or has the result's shape. Where `out` is defined, a
-    // contiguous tensor, the result is written there. It may be c.
-    Tensor (*linear)(const Tensor& x, Map& map, const Tensor& c, const Tensor& out);
-    // y (..., outputs) -> y weight + c (..., inputs); c may be undefined.
-    Tensor (*linear_back)(const Tensor& y, Map& map, const Tensor& c, const Tensor& out);
-    // dy (rows, outputs), x (rows, inputs) -> dy^T x (outputs, inputs), added to `sum` in place where that is defined.
-    Tensor (*row_product)(const Tensor& dy, const Tensor& x, const Tensor& sum);
-    // dy (rows, outputs) -> the sum of its rows (outputs).
-    Tensor (*row_sum)(const Tensor& dy);
-    // drop(x), written to `out` where that is defined.
-    Tensor (*dropout)(const Tensor& x, double p, const OptionalTensor& seed, int64_t stream, const Tensor& out);
+    // Products that do not wait for one another: x -> weight x, and y -> y weight.
+    void (*linear)(Products& products);
+    void (*linear_back)(Products& products);
+    void (*row_products)(const RowProducts& products);
+    // drop(x) + addend, written to `out`; both may be undefined. There is a site at least, and each drops.
+    Tensor (*dropout)(const Tensor& x, const Sites& sites, const OptionalTensor& seed, const Tensor& addend,
+                      const Tensor& out);
 
     std::tuple<Tensor, Tensor> (*formation)(const Tensor& query, const Tensor& tokens, const Tensor& gate,
                                             const OptionalTensor& mask, const OptionalTensor& seed, int64_t step,

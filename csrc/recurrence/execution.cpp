@@ -27,9 +27,11 @@ Look Execution::tokens(int64_t t) {
 
 std::pair<Tensor, Tensor> Execution::forward(int64_t t, const Tensor& z, const Tensor& E) {
     const auto [pooled, a] = attend(t, tokens(t), z, E);
-    const Tensor r = run_.norm("execution_norm", run_.project("Wv", pooled, a, attention_site(t)));
+    Products projected{{{}}};
+    run_.project(projected.front(), "Wv", pooled, a, attention_site(t));
+    run_.linear(projected);
     run_.kept.keep("Wv", pooled);
-    return {r, a};
+    return {run_.norm("execution_norm", projected.front().out), a};
 }
 
 std::pair<Tensor, Tensor> Execution::backward(int64_t t, const Tensor& a, const Tensor& da, const Tensor& dr,
@@ -89,8 +91,8 @@ class Full : public Execution {
     bool needs_maps_of_keys() const override { return run_.needed("Wk") || run_.needed("C1"); }
 
     Look look(const Tensor& x, const Tensors& places) override {
-        const Tensor v = run_.linear(run_.w["Wk"], x, {}, places[0]);
-        return {x, {v, run_.linear(C1b_, v, {}, places[1])}};
+        const Tensor v = run_.linear(run_.w["Wk"], x, places[0]);
+        return {x, {v, run_.linear(C1b_, v, places[1])}};
     }
     void look_back(const Look& look, const Look& d, const Sites& sites) override;
     Attended attend(int64_t t, const Look& look, const Tensor& z, const Tensor& E) override;
@@ -105,28 +107,24 @@ class Full : public Execution {
 
 void Full::look_back(const Look& look, const Look& d, const Sites& sites) {
     const Tensor &v = look.keys[0], &du = d.keys[1];
-    if (run_.needed("C1")) {
-        run_.add_product("C1b", du, v);
-        run_.add_rows("C1.bias", du);
-    }
+    if (run_.needed("C1")) run_.add_products("C1b", "C1.bias", du, v);
     if (!need_tokens_ && !run_.needed("Wk")) return;
     const Tensor dv = run_.linear_back(C1b_, du, d.keys[0]);
-    if (run_.needed("Wk")) {
-        run_.add_product("Wk", dv, look.x);
-        run_.add_rows("Wk.bias", dv);
-    }
+    if (run_.needed("Wk")) run_.add_products("Wk", "Wk.bias", dv, look.x);
     if (need_tokens_) tokens_back(run_.w["Wk"], dv, d.x, sites);
 }
 
 Execution::Attended Full::attend(int64_t t, const Look& look, const Tensor& z, const Tensor& E) {
     Weights& w = run_.w;
     const auto& rates = run_.o.rates;
-    Tensor g = run_.dropped_linear("We", E, result_sites(t), bias_g_);
-    g = run_.dropped_linear("Wz", z, {operation_site(t)}, g, run_.kept.place("g"));
-    const Tensor l = run_.linear(w["Wq"], z, {}, run_.kept.place("l"));
-    return run_.cores.execution(look.keys[0], look.keys[1], g, l, C1a_, w["C2"].weight, w["C2"].bias, w_, look.x, mask_,
-                                run_.seed, t, rates.product, rates.execution_attention, run_.o.activations.execution,
-                                packed_);
+    const Tensor e = run_.dropped_input("We", E, result_sites(t));
+    const Tensor dropped = run_.dropped_input("Wz", z, {operation_site(t)});
+    Products gates{{{{&w["We"], e}, {&w["Wz"], dropped}}, bias_g_, {}, run_.kept.place("g")},
+                   {{{&w["Wq"], z}}, w["Wq"].bias, {}, run_.kept.place("l")}};
+    run_.linear(gates);
+    return run_.cores.execution(look.keys[0], look.keys[1], gates[0].out, gates[1].out, C1a_, w["C2"].weight,
+                                w["C2"].bias, w_, look.x, mask_, run_.seed, t, rates.product, rates.execution_attention,
+                                run_.o.activations.execution, packed_);
 }
 
 Execution::Back Full::attend_back(int64_t t, const Look& look, const Tensor& a, const Tensor& d_pooled,
@@ -147,21 +145,28 @@ Execution::Back Full::attend_back(int64_t t, const Look& look, const Tensor& a, 
     }
     run_.row("Wq", t, dl);
     run_.row("g", t, dg);
-    Tensor grad_z = run_.linear_back(w["Wq"], dl, dz);
-    grad_z = run_.dropped_linear_back("Wz", dg, {operation_site(t)}, grad_z);
-    return {grad_z, run_.dropped_linear_back("We", dg, result_sites(t), dE), Look{dx, {dv, du}}};
+    // What was dropped on its way in is dropped on its way back, apart from the rest.
+    const Sites of_z{operation_site(t)}, of_E = result_sites(t);
+    const bool drops_z = Run::drops(of_z), drops_E = Run::drops(of_E);
+    Parts z{{{&w["Wq"], dl}}, dz}, E{{{&w["We"], dg}}, drops_E ? Tensor() : dE}, dropped;
+    (drops_z ? dropped : z).add(w["Wz"], dg);
+    const Tensors d = run_.sums_of({z, E, dropped});
+    return {drops_z ? run_.drop_and_add(d[2], of_z, d[0]) : d[0], drops_E ? run_.drop_and_add(d[1], of_E, dE) : d[1],
+            Look{dx, {dv, du}}};
 }
 
 void Full::gradients(Gradients& gradients) const {
     Execution::gradients(gradients);
-    const std::pair<const char*, const char*> sides[] = {{"We", "E"}, {"Wz", "z"}};
-    Tensor dg, bias;  // both meet the gradient of g
-    for (const auto& [name, otherwise] : sides) {
+    std::vector<const char*> names;  // both meet the gradient of g
+    Tensors inputs;
+    for (const auto& [name, otherwise] : {std::pair("We", "E"), std::pair("Wz", "z")}) {
         if (!run_.needed(name)) continue;
-        if (!dg.defined()) dg = run_.rows("g");
-        bias = bias.defined() ? bias.clone() : run_.cores.row_sum(dg);
-        const Tensor x = run_.kept.all(run_.input_of(name, otherwise));
-        gradients[name] = {run_.cores.row_product(dg, x.flatten(0, 2), {}), bias};
+        names.push_back(name);
+        inputs.push_back(run_.kept.all(run_.input_of(name, otherwise)));
+    }
+    if (!names.empty()) {
+        const auto found = run_.shared_gradients(run_.rows("g"), inputs);
+        for (size_t i = 0; i < names.size(); ++i) gradients[names[i]] = found[i];
     }
     if (run_.needed("Wq")) gradients["Wq"] = run_.map_gradient("Wq", {run_.kept.all("z")});
     if (run_.needed("C1")) {
@@ -185,7 +190,7 @@ class Simple : public Execution {
 
     Look look(const Tensor& x, const Tensors& places) override {
         const Tensor hidden = activate(run_.o.activations.execution, run_.linear(run_.w["C1"], x));
-        return {x, {run_.linear(run_.w["C2"], hidden, {}, places[0])}};
+        return {x, {run_.linear(run_.w["C2"], hidden, places[0])}};
     }
     void look_back(const Look& look, const Look& d, const Sites& sites) override;
     Attended attend(int64_t t, const Look& look, const Tensor& z, const Tensor& E) override;
@@ -206,17 +211,11 @@ void Simple::look_back(const Look& look, const Look& d, const Sites& sites) {
     const Tensor& dk = d.keys[0];
     const Tensor before = run_.linear(run_.w["C1"], look.x);  // made again, as the pairs of the full form are
     const Tensor hidden = activate(activation, before);
-    if (run_.needed("C2")) {
-        run_.add_product("C2", dk, hidden);
-        run_.add_rows("C2.bias", dk);
-    }
+    if (run_.needed("C2")) run_.add_products("C2", "C2.bias", dk, hidden);
     if (!need_tokens_ && !run_.needed("C1")) return;
     const Tensor d_before =
         gradient(activation, run_.linear_back(run_.w["C2"], dk), kept_of(activation, before, hidden));
-    if (run_.needed("C1")) {
-        run_.add_product("C1", d_before, look.x);
-        run_.add_rows("C1.bias", d_before);
-    }
+    if (run_.needed("C1")) run_.add_products("C1", "C1.bias", d_before, look.x);
     if (need_tokens_) tokens_back(run_.w["C1"], d_before, d.x, sites);
 }
 

@@ -82,8 +82,7 @@ std::vector<Gradient> Formation::F2_gradients() const {
     if (run_.w.count_F2() == 1) return {run_.map_gradient("F2", {x})};
     std::vector<Gradient> found;
     for (int64_t t = 0; t < run_.o.steps; ++t) {
-        const Tensor dy = run_.rows_of_step("F2", t);
-        found.emplace_back(run_.cores.row_product(dy, x.select(0, t).flatten(0, 1), {}), run_.cores.row_sum(dy));
+        found.push_back(run_.row_gradient({run_.rows_of_step("F2", t)}, {{x.select(0, t)}}));
     }
     return found;
 }

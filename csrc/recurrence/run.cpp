@@ -1,9 +1,9 @@
 #include "run.h"
 
 #include <ATen/ops/_foreach_add.h>
-#include <ATen/ops/cat.h>
 #include <ATen/ops/elu.h>
 #include <ATen/ops/elu_backward.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/gelu_backward.h>
 #include <ATen/ops/layer_norm.h>
@@ -93,47 +93,70 @@ Run::Run(const Cores& cores, Weights& weights, const Options& options, OptionalT
 
 // Products of rows with a weight: (B, K, inputs) -> (B, K, outputs) and back.
 
-Tensor Run::linear(Map& map, const Tensor& x, const Tensor& addend, const Tensor& out) const {
-    return cores.linear(x, map, addend.defined() ? addend : map.bias, out);
+Tensor Run::put(Products& products, Map& map, const Tensor& x, const Tensor& out) {
+    at::DimVector shape(x.sizes());
+    shape.back() = map.weight.size(0);
+    products.push_back({{{&map, x}}, map.bias, {}, out.defined() ? out : at::empty(shape, x.options())});
+    return products.back().out;
+}
+
+Tensor Run::linear(Map& map, const Tensor& x, const Tensor& out) const {
+    Products one{{{{&map, x}}, map.bias, {}, out}};
+    linear(one);
+    return one.front().out;
 }
 
 Tensor Run::linear_back(Map& map, const Tensor& dy, const Tensor& addend, const Tensor& out) const {
-    return cores.linear_back(dy, map, addend, out);
+    Products one{{{{&map, dy}}, {}, addend, out}};
+    linear_back(one);
+    return one.front().out;
+}
+
+Tensors Run::sums_of(const std::vector<Parts>& gradients) const {
+    Products products;
+    for (const Parts& parts : gradients) {
+        if (!parts.terms.empty()) products.push_back({parts.terms, {}, parts.sum});
+    }
+    linear_back(products);
+    Tensors sums;
+    auto made = products.begin();
+    for (const Parts& parts : gradients) sums.push_back(parts.terms.empty() ? parts.sum : (made++)->out);
+    return sums;
 }
 
 // Dropout.
 
 namespace {
 
-// How many of the sites drop anything.
-size_t drops(const Sites& sites) {
-    return std::count_if(sites.begin(), sites.end(), [](const Site& site) { return site.p > 0.0; });
+Sites active(Sites sites) {
+    sites.erase(std::remove_if(sites.begin(), sites.end(), [](const Site& site) { return site.p == 0.0; }),
+                sites.end());
+    return sites;
 }
 
 }  // namespace
 
+bool Run::drops(const Sites& sites) { return !active(sites).empty(); }
+
 Tensor Run::drop(const Tensor& x, const Sites& sites, const Tensor& out) const {
-    size_t left = drops(sites);
-    Tensor y = x;
-    for (const Site& site : sites) {
-        if (site.p == 0.0) continue;
-        y = cores.dropout(y, site.p, seed, stream_of(site.step, site.role), --left == 0 ? out : Tensor());
-    }
-    return y;
+    return drops(sites) ? cores.dropout(x, active(sites), seed, {}, out) : x;
+}
+
+Tensor Run::drop_and_add(const Tensor& x, const Sites& sites, const Tensor& addend) const {
+    return cores.dropout(x, active(sites), seed, addend, {});
 }
 
 Tensor Run::dropped_input(const std::string& name, const Tensor& x, const Sites& sites) {
     return drops(sites) ? drop(x, sites, kept.place(name)) : x;
 }
 
-Tensor Run::dropped_linear(const std::string& name, const Tensor& x, const Sites& sites, const Tensor& addend,
-                           const Tensor& out) {
-    return linear(w[name], dropped_input(name, x, sites), addend, out);
+Tensor Run::dropped_linear(const std::string& name, const Tensor& x, const Sites& sites) {
+    return linear(w[name], dropped_input(name, x, sites));
 }
 
 Tensor Run::dropped_linear_back(const std::string& name, const Tensor& dy, const Sites& sites, const Tensor& addend) {
     if (!drops(sites)) return linear_back(w[name], dy, addend);
-    return addend + drop(linear_back(w[name], dy), sites);
+    return drop_and_add(linear_back(w[name], dy), sites, addend);
 }
 
 // Two layers.
@@ -148,7 +171,7 @@ Tensor Run::two_layers(const std::string& first, const std::string& second, Map&
     } else {
         kept.keep(second, hidden);
     }
-    return linear(map, dropped, {}, out);
+    return linear(map, dropped, out);
 }
 
 Tensor Run::two_layers_back(const std::string& first, const std::string& second, Map& map, int64_t t, const Tensor& dy,
@@ -162,12 +185,13 @@ Tensor Run::two_layers_back(const std::string& first, const std::string& second,
 
 // A map after the pooling.
 
-Tensor Run::project(const std::string& name, const Tensor& pooled, const Tensor& a, const Site& site,
-                    const Tensor& addend) {
+void Run::project(Product& product, const std::string& name, const Tensor& pooled, const Tensor& a, const Site& site) {
     Map& map = w[name];
-    Tensor bias = map.bias;
-    if (site.p > 0.0) bias = map.bias * drop(a, {site}).sum(-1, true).to(pooled.scalar_type());
-    return linear(map, pooled, addend.defined() ? addend + bias : bias);
+    product.terms.push_back({&map, pooled});
+    const bool drops = site.p > 0.0;
+    Tensor& to = drops ? product.addend : product.bias;
+    const Tensor bias = drops ? map.bias * drop(a, {site}).sum(-1, true).to(pooled.scalar_type()) : map.bias;
+    to = to.defined() ? to + bias : bias;
 }
 
 std::pair<Tensor, Tensor> Run::project_back(const std::string& name, int64_t t, const Tensor& dy, const Tensor& a,
@@ -219,11 +243,50 @@ void Run::row(const std::string& name, int64_t t, const Tensor& dy) {
 }
 
 Gradient Run::map_gradient(const std::string& name, const Tensors& inputs) {
-    const Tensor dy = rows(name);
-    Tensors parts;
-    for (const Tensor& x : inputs) parts.push_back(cores.row_product(dy, x.flatten(0, 2), {}));
+    std::vector<Tensors> each;
+    for (const Tensor& x : inputs) each.push_back({x});
     const auto bias = sums.find(name + ".bias");
-    return {parts.size() == 1 ? parts[0] : at::cat(parts, 1), bias != sums.end() ? bias->second : cores.row_sum(dy)};
+    const bool found = bias != sums.end();
+    const Gradient gradient = row_gradient(rows(name), std::move(each), !found);
+    return {gradient.first, found ? bias->second : gradient.second};
+}
+
+Gradient Run::row_gradient(Tensors dy, std::vector<Tensors> inputs, bool need_bias) {
+    const auto options = dy.front().options();
+    const int64_t outputs = dy.front().size(-1);
+    int64_t width = 0;
+    for (const Tensors& x : inputs) width += x.front().size(-1);
+    Gradient found{at::empty({outputs, width}, options), Tensor()};
+    RowProduct product{std::move(dy), std::move(inputs), {}, {}};
+    int64_t first = 0;
+    for (const Tensors& x : product.x) {
+        const int64_t columns = x.front().size(-1);
+        product.weights.push_back(found.first.narrow(1, first, columns));
+        first += columns;
+    }
+    if (need_bias) product.biases.push_back(found.second = at::empty({outputs}, options));
+    row_products_.push_back(std::move(product));
+    return found;
+}
+
+std::vector<Gradient> Run::shared_gradients(Tensors dy, const Tensors& inputs) {
+    const auto options = dy.front().options();
+    const int64_t outputs = dy.front().size(-1);
+    RowProduct product{std::move(dy), {}, {}, {}};
+    std::vector<Gradient> found;
+    for (const Tensor& x : inputs) {
+        found.emplace_back(at::empty({outputs, x.size(-1)}, options), at::empty({outputs}, options));
+        product.x.push_back({x});
+        product.weights.push_back(found.back().first);
+        product.biases.push_back(found.back().second);
+    }
+    row_products_.push_back(std::move(product));
+    return found;
+}
+
+void Run::finish_gradients() {
+    cores.row_products(row_products_);
+    row_products_.clear();
 }
 
 Gradient Run::gate_gradient(const std::string& name) const {
@@ -243,9 +306,14 @@ void Run::add_up() {
     parts_.clear();
 }
 
-void Run::add_product(const std::string& name, const Tensor& dy, const Tensor& x) {
-    Tensor& sum = sums[name];
-    sum = cores.row_product(dy.flatten(0, 1), x.flatten(0, 1), sum);
+void Run::add_products(const std::string& weight, const std::string& bias, const Tensor& dy, const Tensor& x) {
+    Tensor &d_weight = sums[weight], &d_bias = sums[bias];
+    const bool accumulate = d_weight.defined();
+    if (!accumulate) {
+        d_weight = at::empty({dy.size(-1), x.size(-1)}, dy.options());
+        d_bias = at::empty({dy.size(-1)}, dy.options());
+    }
+    cores.row_products({{{dy}, {{x}}, {d_weight}, {d_bias}, accumulate}});
 }
 
 }  // namespace iprm::recurrence

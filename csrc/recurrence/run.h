@@ -19,14 +19,14 @@ Tensor gradient(const std::string& name, const Tensor& dy, const Tensor& kept);
 
 inline OptionalTensor given(const Tensor& tensor) { return tensor.defined() ? OptionalTensor(tensor) : std::nullopt; }
 
-// One dropout mask.
-struct Site {
-    double p;
-    Role role;
-    int64_t step;
+// What a gradient is the sum of: products on their way back, and gradients as they are.
+struct Parts {
+    std::vector<Term> terms{};
+    Tensor sum{};  // of the latter, if there are any
+
+    void add(Map& map, const Tensor& dy) { terms.push_back({&map, dy}); }
+    void add(const Tensor& d) { sum = sum.defined() ? sum + d : d; }
 };
-// Masks that follow one another.
-using Sites = std::vector<Site>;
 
 // A weight's and a bias's.
 using Gradient = std::pair<Tensor, Tensor>;
@@ -75,18 +75,29 @@ class Run {
         return kept.has(name) ? name : otherwise;
     }
 
-    // map.weight x + map.bias, or + an addend in the bias's place, of its or of the result's shape.
-    Tensor linear(Map& map, const Tensor& x, const Tensor& addend = {}, const Tensor& out = {}) const;
+    // Products that do not wait for one another, made at once: of rows with weights, and of gradients back with them.
+    // What each gives stands in its `out`.
+    void linear(Products& products) const { cores.linear(products); }
+    void linear_back(Products& products) const { cores.linear_back(products); }
+    // Adds map.weight x + map.bias to the products. The numbers are there once these are made.
+    static Tensor put(Products& products, Map& map, const Tensor& x, const Tensor& out = {});
+    // map.weight x + map.bias.
+    Tensor linear(Map& map, const Tensor& x, const Tensor& out = {}) const;
+    // The sums of all their parts, made at once. A sum of none is undefined.
+    Tensors sums_of(const std::vector<Parts>& gradients) const;
     // The gradient of x from that of map.weight x, plus an addend.
     Tensor linear_back(Map& map, const Tensor& dy, const Tensor& addend = {}, const Tensor& out = {}) const;
 
+    // Whether any of the sites drops anything.
+    static bool drops(const Sites& sites);
     // drop(x), one site after the other; of a gradient too, as a mask is its own transpose.
     Tensor drop(const Tensor& x, const Sites& sites, const Tensor& out = {}) const;
+    // drop(x) + addend, where anything is dropped.
+    Tensor drop_and_add(const Tensor& x, const Sites& sites, const Tensor& addend) const;
     // drop(x), which goes into the map of that name; kept where it is not x itself.
     Tensor dropped_input(const std::string& name, const Tensor& x, const Sites& sites);
-    // W drop(x) plus bias or addend, for the map of that name.
-    Tensor dropped_linear(const std::string& name, const Tensor& x, const Sites& sites, const Tensor& addend = {},
-                          const Tensor& out = {});
+    // W drop(x) + bias, for the map of that name.
+    Tensor dropped_linear(const std::string& name, const Tensor& x, const Sites& sites);
     Tensor dropped_linear_back(const std::string& name, const Tensor& dy, const Sites& sites, const Tensor& addend);
 
     // second drop(phi(first x)), and the gradient of what the first layer gives; both layers' rows are put down.
@@ -96,9 +107,8 @@ class Run {
                            const std::string& activation, const Site& site);
 
     // A map after the pooling: sum_j drop(a_kj) (W x_j + b) = W (sum_j drop(a_kj) x_j) + b sum_j drop(a_kj).
-    // W pooled + b sum_j drop(a_kj), plus an addend.
-    Tensor project(const std::string& name, const Tensor& pooled, const Tensor& a, const Site& site,
-                   const Tensor& addend = {});
+    // Adds W pooled + b sum_j drop(a_kj) to a product.
+    void project(Product& product, const std::string& name, const Tensor& pooled, const Tensor& a, const Site& site);
     // -> the gradient of pooled, and that of the attention a.
     std::pair<Tensor, Tensor> project_back(const std::string& name, int64_t t, const Tensor& dy, const Tensor& a,
                                            const Tensor& da, const Site& site);
@@ -109,15 +119,18 @@ class Run {
 
     // Puts down the gradient (B, K, outputs) of what a map gives in step t.
     void row(const std::string& name, int64_t t, const Tensor& dy);
-    // The rows put down under a name, of all steps: (T B K, outputs). They are asked for once, and not held longer.
-    Tensor rows(const std::string& name) {
-        const Tensors steps = std::move(rows_.at(name));
-        return at::stack(steps).flatten(0, 2);
-    }
-    // Those of one step: (B K, outputs).
-    Tensor rows_of_step(const std::string& name, int64_t t) const { return rows_.at(name)[t].flatten(0, 1); }
-    // Weight and bias gradients of a map whose inputs (T, B, K, .) are joined along the width.
+    // The rows put down under a name, of all steps. They are asked for once, and not held longer.
+    Tensors rows(const std::string& name) { return std::move(rows_.at(name)); }
+    const Tensor& rows_of_step(const std::string& name, int64_t t) const { return rows_.at(name)[t]; }
+
+    // Weight and bias gradients of a map from its rows and its inputs (T, B, K, .), which are joined along the width.
+    // The numbers of these and the next are there once `finish_gradients` has made them, all at once.
     Gradient map_gradient(const std::string& name, const Tensors& inputs);
+    // Likewise of rows that are given, where each input is of several tensors, one after the other.
+    Gradient row_gradient(Tensors dy, std::vector<Tensors> inputs, bool need_bias = true);
+    // Of several maps that the same rows meet, each with its own input.
+    std::vector<Gradient> shared_gradients(Tensors dy, const Tensors& inputs);
+    void finish_gradients();
     // Both gradients of what was added up step by step: a layer norm, or a map of the tokens.
     Gradient summed_gradient(const std::string& name) const { return {sums.at(name), sums.at(name + ".bias")}; }
     // Of a map to one logit. Its bias shifts a whole row of logits, and drops out of the softmax.
@@ -126,15 +139,14 @@ class Run {
     // Adds a step's part of a gradient that is no product over rows; `add_up` does so, for a step at once.
     void add(const std::string& name, const Tensor& grad);
     void add_up();
-    // Adds dy^T x, for (B, N, .) both.
-    void add_product(const std::string& name, const Tensor& dy, const Tensor& x);
-    // Adds the sum of the rows of dy (B, N, .).
-    void add_rows(const std::string& name, const Tensor& dy) { add(name, cores.row_sum(dy.flatten(0, 1))); }
+    // Adds the weight's and the bias's gradient of a map of the tokens, dy^T x and the sum of dy, both (B, N, .).
+    void add_products(const std::string& weight, const std::string& bias, const Tensor& dy, const Tensor& x);
 
     std::unordered_map<std::string, Tensor> sums;
 
   private:
     std::unordered_map<std::string, Tensors> rows_;
+    RowProducts row_products_;
     Tensors sums_to_add_, parts_;
 };
 

@@ -114,6 +114,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensors> backward(
     formation.gradients(gradients, of_F2);
     execution->gradients(gradients);
     composition.gradients(gradients);
+    run.finish_gradients();
     const Tensor empty = unneeded(grad_O);
     return {dO, dE, need_language ? run.sums.at("X") : empty, need_visual ? run.sums.at("V") : empty,
             flat_gradients(w.names(), gradients, of_F2, needs, empty)};
