@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from iprm import reference
 from iprm.config import RATES, IPRMConfig
 from iprm.graphs import Graphs
-from iprm.layers import bias_of, first_not_plain, has_hooks, warn_once
+from iprm.layers import bias_of, first_not_plain, has_hooks, parameter_of, warn_once
 from iprm.reference import Attention
 from iprm_kernels import recurrence
 from iprm_kernels.backends import BACKENDS
@@ -30,7 +30,7 @@ STAGES = {
 
 def map_of(layer: nn.Module) -> Map | None:
     """What the op reads of a layer, None of one that does nothing."""
-    return None if isinstance(layer, nn.Identity) else Map(layer.weight, bias_of(layer))
+    return None if isinstance(layer, nn.Identity) else Map(parameter_of(layer, "weight"), bias_of(layer))
 
 
 STATELESS = {nn.Linear, nn.LayerNorm, nn.Identity, nn.ModuleList, reference.InitialMemory, reference.Readout}
@@ -157,7 +157,7 @@ class IPRM(reference.IPRM):
         """What the op reads."""
         maps = {name: map_of(norm) for name, norm in self._norms().items()}
         for stage in (self.formation, self.execution, self.composition):
-            for name, layer in stage.named_children():
+            for name, layer in stage._modules.items():
                 if name in ("We", "Wz") and isinstance(layer, nn.ModuleList):
                     maps |= {name: map_of(layer[0]), name + "2": map_of(layer[1])}
                 elif name == "F2":

@@ -30,16 +30,24 @@ def has_hooks(module: nn.Module) -> bool:
     return bool(own or shared or "forward" in m.__dict__)
 
 
+def parameter_of(layer: nn.Module, name: str) -> Tensor | None:
+    """`layer.<name>`, without the detour by which a module finds its parameters."""
+    found = layer._parameters.get(name)
+    return getattr(layer, name) if found is None or name in layer.__dict__ else found
+
+
 def why_not_plain(layer: nn.Module) -> str | None:
     """Why the layer must be called, or None where its weight and bias, if it has any, may be read."""
-    kind = type_before_parametrizations(layer)
+    kind = type(layer)
+    if kind not in PLAIN:
+        kind = type_before_parametrizations(layer)
     if kind not in PLAIN:
         return f"is a {type(layer).__name__}"
     if has_hooks(layer):
         return "has a hook, or a forward of its own"
     if kind is nn.Identity:
         return None
-    weight = layer.weight
+    weight = parameter_of(layer, "weight")
     if type(weight) not in TENSORS or weight.layout != torch.strided:
         return f"has a {type(weight).__name__} as its weight"
     if kind is nn.LayerNorm and layer.bias is None:
@@ -57,8 +65,8 @@ def first_not_plain(stage: nn.Module, name: str, kind: type[nn.Module]) -> str |
         return f"{name} is a {type(stage).__name__}"
     if has_hooks(stage):
         return f"{name} has a hook, or a forward of its own"
-    for path, layer in stage.named_children():
-        for number, one in enumerate(layer if type(layer) is nn.ModuleList else [layer]):
+    for path, layer in stage._modules.items():
+        for number, one in enumerate(layer if type(layer) is nn.ModuleList else (layer,)):
             if why := why_not_plain(one):
                 return f"{name}.{path}{f'.{number}' if one is not layer else ''} {why}"
         if type(layer) is nn.ModuleList and has_hooks(layer):
@@ -68,7 +76,8 @@ def first_not_plain(stage: nn.Module, name: str, kind: type[nn.Module]) -> str |
 
 def bias_of(layer: nn.Linear) -> Tensor:
     """The bias, or zeros where the layer has none."""
-    return layer.weight.new_zeros(layer.weight.shape[0]) if layer.bias is None else layer.bias
+    bias = parameter_of(layer, "bias")
+    return layer.weight.new_zeros(layer.weight.shape[0]) if bias is None else bias
 
 
 @functools.cache

@@ -33,18 +33,21 @@ def described(value: object) -> str:
     return repr(value) if value is None else f"{reprlib.repr(value)} ({type(value).__name__})"
 
 
+def is_tensor(value: object, shape: Sequence[int | str], dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether `value` is a dense tensor of this shape (a letter stands for any size), dtype and device."""
+    if not (is_dense(value) and value.dtype == dtype and value.device == device):
+        return False
+    return value.shape == shape or (
+        value.dim() == len(shape)
+        and all(isinstance(want, str) or want == got for want, got in zip(shape, value.shape, strict=True))
+    )
+
+
 def check_tensor(
     name: str, value: Tensor, shape: Sequence[int | str], dtype: torch.dtype, device: torch.device
 ) -> None:
-    """Raise unless `value` is a dense tensor of this shape (a letter stands for any size), dtype and device."""
-    good = (
-        is_dense(value)
-        and value.dim() == len(shape)
-        and all(isinstance(want, str) or want == got for want, got in zip(shape, value.shape, strict=True))
-        and value.dtype == dtype
-        and value.device == device
-    )
-    if not good:
+    """Raise unless `is_tensor` of these arguments."""
+    if not is_tensor(value, shape, dtype, device):
         sizes = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
         raise ValueError(f"{name}: expected ({sizes}) {name_of(dtype)} on {device}, got {described(value)}")
 

@@ -24,6 +24,7 @@ from iprm_kernels.checks import (
     check_tensor,
     check_tokens,
     described,
+    is_tensor,
 )
 from iprm_kernels.library import library
 from iprm_kernels.steps import kept
@@ -37,6 +38,7 @@ from iprm_kernels.steps.weights import (
     Weights,
     flattened,
     options_of,
+    reduced_of,
     unflattened,
 )
 
@@ -66,13 +68,13 @@ class Attentions(NamedTuple):
 def _fake(O, E, language, language_mask, visual, visual_mask, weights, maps, seed, steps, window, *rest):
     *options, keep, backend = rest
     (B, K, D), L, N = O.shape, language.shape[1], visual.shape[1]
-    w, o = unflattened(weights, maps), options_of(steps, window, *options)
+    o, R = options_of(steps, window, *options), reduced_of(weights, maps)
     wide = accumulator(O.dtype)
     attentions = [O.new_empty(steps, B, K, columns, dtype=wide) for columns in (L, N, K * (1 + window))]
     tensors = []
     if keep:
         dtype = backends.working_dtype(backend, O)
-        tensors = [O.new_empty(shape, dtype=dtype) for shape in kept.shapes(w, o, B, K, N)]
+        tensors = [O.new_empty(shape, dtype=dtype) for shape in kept.shapes(maps, o, B, K, N, D, R)]
     return O.new_empty(B, K, D), O.new_empty(B, K, D), *attentions, tensors
 
 
@@ -220,8 +222,10 @@ def recurrence(
     check_floating("O", O)
     check_form(weights)
     flat, maps = flattened(weights)
-    O, E, language, visual, flat = cast(O.device, O, E, language, visual, flat)
-    check_arguments(O, E, language, visual, unflattened(flat, maps), language_mask, visual_mask, steps)
+    O, E, language, visual, used = cast(O.device, O, E, language, visual, flat)
+    if used is not flat:
+        flat, weights = used, unflattened(used, maps)
+    check_arguments(O, E, language, visual, weights, language_mask, visual_mask, steps)
     check_options(O, steps, window, activations, rates, seed)
     # A traced call is checked by one without gradients, which must look the same.
     graph = torch.is_grad_enabled() or torch.jit.is_tracing()
@@ -249,9 +253,12 @@ def check_arguments(O, E, language, visual, weights: Weights, language_mask, vis
     check_tensor("weights.C2.weight", weights.C2.weight, ("R", "R"), *like)  # by which the others' R is known
     shapes = weights.shapes(D)
     for name, m in zip(weights._fields, weights, strict=True):
-        for i, one in enumerate(m if name == "F2" else [] if m is None else [m]):
-            label = f"weights.F2[{i}]" if name == "F2" else f"weights.{name}"
-            check_map(label, one, shapes[name], *like)
+        shape = shapes[name]
+        for i, one in enumerate(m if name == "F2" else () if m is None else (m,)):
+            if not (is_tensor(one.weight, shape, *like) and is_tensor(one.bias, shape[:1], *like)):
+                label = f"weights.F2[{i}]" if name == "F2" else f"weights.{name}"
+                check_tensor(f"{label}.weight", one.weight, shape, *like)
+                check_tensor(f"{label}.bias", one.bias, shape[:1], *like)
     if len(weights.F2) not in (1, steps):
         raise ValueError(f"weights.F2: expected one map, or one for each of {steps} steps, got {len(weights.F2)}")
 
@@ -276,12 +283,6 @@ def check_form(weights: Weights) -> None:
 
 def _what(field: str) -> str:
     return "a tuple of maps" if field == "F2" else "a map"
-
-
-def check_map(name: str, m: Map, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
-    """Raise unless a map's weight has this shape and its bias fits."""
-    check_tensor(f"{name}.weight", m.weight, shape, dtype, device)
-    check_tensor(f"{name}.bias", m.bias, shape[:1], dtype, device)
 
 
 def check_options(O: Tensor, steps, window, activations: Activations, rates: Rates, seed: Tensor | None) -> None:

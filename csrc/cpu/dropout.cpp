@@ -23,10 +23,10 @@ Tensor dropped(const Tensor& x, const std::vector<DropoutMask>& masks, const Ten
     const OptionalTensor added = contiguous(recurrence::given(addend));
     with_accumulator(x.scalar_type(), [&](auto zero) {
         using T = decltype(zero);
-        constexpr int64_t unit = 256;
+        constexpr int64_t unit = 256, drawing = 24;  // multiplications worth a number
         const int64_t count = x.numel(), drawn = static_cast<int64_t>(masks.size());
         const DropoutArgs<T> args{data<T>(in), data<T>(added), result.mutable_data_ptr<T>(), masks.data(), drawn};
-        parallel(divide_up(count, unit), 4 * unit * drawn, [&](int64_t first, int64_t last) {
+        parallel(divide_up(count, unit), drawing * unit * drawn, [&](int64_t first, int64_t last) {
             kernels<T>().dropout(args, first * unit, std::min(last * unit, count));
         });
     });

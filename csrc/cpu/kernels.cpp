@@ -20,6 +20,7 @@ constexpr Kernels<T> make_kernels() {
     k.many_rows = kManyRows;
     k.library = kLibrary;
     k.panel_size = panel_size<T>;
+    k.activation = activation<T>;
     k.dropout = dropout<T>;
     k.sum = sum<T>;
     k.linear = linear<T>;

@@ -10,6 +10,14 @@
 
 namespace iprm::cpu {
 
+// out[i] = phi(x[i])
+template <typename T>
+struct ActivationArgs {
+    const T* x;
+    T* out;
+    Activation activation;
+};
+
 // out[i] = x[i] * multipliers(i) + addend[i], of one mask after the other
 template <typename T>
 struct DropoutArgs {
@@ -197,9 +205,10 @@ struct Kernels {
     bool library;  // whether the library's products of many rows overtake `linear_panels` and `row_product`
     int64_t (*panel_size)(int64_t depth);  // numbers of room that a packed panel takes
 
-    void (*dropout)(const DropoutArgs<T>&, int64_t first, int64_t last);  // elements, `first` % 4 == 0
-    void (*sum)(const SumArgs<T>&, int64_t first, int64_t last);          // elements
-    void (*linear)(const LinearArgs<T>&, int64_t first, int64_t last);    // columns
+    void (*activation)(const ActivationArgs<T>&, int64_t first, int64_t last);  // elements
+    void (*dropout)(const DropoutArgs<T>&, int64_t first, int64_t last);        // elements, `first` % 4 == 0
+    void (*sum)(const SumArgs<T>&, int64_t first, int64_t last);                // elements
+    void (*linear)(const LinearArgs<T>&, int64_t first, int64_t last);          // columns
     void (*linear_back)(const LinearArgs<T>&, int64_t first, int64_t last);
     void (*linear_panels)(const LinearArgs<T>&, int64_t first, int64_t last);    // panels
     void (*row_product)(const RowProductArgs<T>&, int64_t first, int64_t last);  // panels

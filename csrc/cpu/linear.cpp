@@ -148,7 +148,8 @@ struct Factor {
         }
         packed = held = at::empty({panels, depth, panel}, x.options());
         const PackArgs<T> args{data<T>(weight), weight.stride(0), depth, columns, !back, packed.mutable_data_ptr<T>()};
-        work.add(panels, depth * panel,
+        constexpr int64_t packing = 32;  // multiplications worth a number
+        work.add(panels, packing * depth * panel,
                  [args](int64_t first, int64_t last) { kernels<T>().pack_plain(args, first, last); });
     }
 
@@ -326,39 +327,59 @@ struct Segment {
     int64_t x_stride;
 };
 
-Tensor matrix(const Tensor& rows) { return rows.dim() == 2 ? rows : rows.flatten(0, -2); }
+// The last dimension's rows of a tensor, one after the other, without gaps in them.
+struct Rows {
+    Rows(const Tensor& tensor, const char* name) {
+        expect_working_dtype(tensor, name, -1);
+        TORCH_CHECK_VALUE(tensor.dim() > 1, name, ": expected 2 dimensions or more, got ", tensor.dim());
+        this->tensor = tensor.dim() == 2 ? dense_rows(tensor) : contiguous(tensor);
+        width = tensor.size(-1);
+        count = c10::multiply_integers(tensor.sizes().begin(), tensor.sizes().end() - 1);
+        stride = tensor.dim() == 2 ? this->tensor.stride(0) : width;
+    }
 
-Tensors matrices(const Tensors& tensors) {
-    Tensors out;
-    for (const Tensor& rows : tensors) out.push_back(dense_rows(matrix(rows)));
-    return out;
+    Tensor matrix() const { return tensor.dim() == 2 ? tensor : tensor.view({count, width}); }
+
+    Tensor tensor;
+    int64_t count, width, stride;
+};
+
+std::vector<Rows> rows_of(const Tensors& tensors, const char* name) {
+    std::vector<Rows> found;
+    for (const Tensor& tensor : tensors) found.emplace_back(tensor, name);
+    return found;
 }
 
-int64_t count_rows(const Tensors& matrices) {
-    int64_t rows = 0;
-    for (const Tensor& matrix : matrices) rows += matrix.size(0);
-    return rows;
+int64_t count_rows(const std::vector<Rows>& all) {
+    int64_t count = 0;
+    for (const Rows& rows : all) count += rows.count;
+    return count;
+}
+
+Tensor joined(const std::vector<Rows>& all) {
+    Tensors matrices;
+    for (const Rows& rows : all) matrices.push_back(rows.matrix());
+    return matrices.size() == 1 ? matrices.front() : at::cat(matrices);
 }
 
 // The gradients of maps that meet the same rows dy.
 class RowGradients {
   public:
-    explicit RowGradients(const RowProduct& product) : product_(product), dy_(matrices(together(product.dy))) {
-        expect_rows(dy_, "dy", product.dy.front(), -1);
-        const int64_t outputs = dy_.front().size(1), rows = count_rows(dy_);
-        const auto options = dy_.front().options();
+    explicit RowGradients(const RowProduct& product) : product_(product), dy_(rows_of(together(product.dy), "dy")) {
+        expect_rows(dy_, "dy", dy_.front(), -1);
+        const auto options = dy_.front().tensor.options();
         for (size_t i = 0; i < product.x.size(); ++i) {
-            x_.push_back(matrices(product.x[i]));
-            expect_rows(x_[i], "x", dy_.front(), rows);
+            x_.push_back(rows_of(product.x[i], "x"));
+            expect_rows(x_[i], "x", dy_.front(), count_rows(dy_));
             const Tensor& weight = product.weights[i];
-            expect(weight, "sum", {outputs, x_[i].front().size(1)}, options);
+            expect(weight, "sum", {outputs(), x_[i].front().width}, options);
             TORCH_CHECK_VALUE(weight.stride(1) == 1 || weight.size(1) <= 1,
                               "sum: expected rows without gaps, got strides ", weight.strides());
         }
-        for (const Tensor& bias : product.biases) expect_result(bias, "bias", outputs, options);
+        for (const Tensor& bias : product.biases) expect_result(bias, "bias", outputs(), options);
     }
 
-    at::ScalarType dtype() const { return dy_.front().scalar_type(); }
+    at::ScalarType dtype() const { return dy_.front().tensor.scalar_type(); }
 
     template <typename T>
     void add_to(Work& work) const {
@@ -382,28 +403,31 @@ class RowGradients {
         return {at::stack(dy)};
     }
 
-    static void expect_rows(const Tensors& tensors, const char* name, const Tensor& like, int64_t rows) {
-        for (const Tensor& x : tensors) {
-            expect_working_dtype(x, name, 2);
-            expect(x, name, {x.size(0), tensors.front().size(1)}, like.options());
+    int64_t outputs() const { return dy_.front().width; }
+
+    static void expect_rows(const std::vector<Rows>& all, const char* name, const Rows& like, int64_t count) {
+        for (const Rows& rows : all) {
+            TORCH_CHECK_VALUE(rows.width == all.front().width && rows.tensor.dtype() == like.tensor.dtype(), name,
+                              ": expected rows of ", all.front().width, " ", like.tensor.dtype(), ", got of ",
+                              rows.width, " ", rows.tensor.dtype());
         }
-        const int64_t found = count_rows(tensors);
-        TORCH_CHECK_VALUE(rows < 0 || found == rows, name, ": expected ", rows, " rows, got ", found);
+        const int64_t found = count_rows(all);
+        TORCH_CHECK_VALUE(count < 0 || found == count, name, ": expected ", count, " rows, got ", found);
     }
 
     template <typename T>
-    std::vector<Segment<T>> segments(const Tensors& x) const {
+    std::vector<Segment<T>> segments(const std::vector<Rows>& all) const {
         std::vector<Segment<T>> found;
-        size_t j = 0;
-        int64_t from = 0;  // in x[j]
-        for (const Tensor& dy : dy_) {
-            for (int64_t row = 0; row < dy.size(0);) {
-                while (from == x[j].size(0)) ++j, from = 0;
-                const int64_t rows = std::min(dy.size(0) - row, x[j].size(0) - from);
-                found.push_back({rows, data<T>(dy) + row * dy.stride(0), dy.stride(0),
-                                 data<T>(x[j]) + from * x[j].stride(0), x[j].stride(0)});
-                row += rows;
-                from += rows;
+        auto x = all.begin();
+        int64_t from = 0;  // of x
+        for (const Rows& dy : dy_) {
+            for (int64_t row = 0; row < dy.count;) {
+                while (from == x->count) ++x, from = 0;
+                const int64_t count = std::min(dy.count - row, x->count - from);
+                found.push_back({count, data<T>(dy.tensor) + row * dy.stride, dy.stride,
+                                 data<T>(x->tensor) + from * x->stride, x->stride});
+                row += count;
+                from += count;
             }
         }
         if (found.empty()) found.push_back({0, nullptr, 0, nullptr, 0});  // what there is to write is zero
@@ -435,11 +459,11 @@ class RowGradients {
     void by_library(size_t i) const {
         const Inside guard;
         Tensor weight = product_.weights[i];
-        const Tensor dy = dy_.size() == 1 ? dy_[0] : at::cat(dy_), x = x_[i].size() == 1 ? x_[i][0] : at::cat(x_[i]);
+        const Tensor dy = joined(dy_), x = joined(x_[i]);
         if (product_.accumulate) {
             weight.addmm_(dy.t(), x);
         } else {
-            weight.copy_(at::mm(dy.t(), x));
+            at::mm_out(weight, dy.t(), x);
         }
     }
 
@@ -447,16 +471,15 @@ class RowGradients {
     template <typename T>
     void add_biases(Work& work) const {
         constexpr int64_t wide = 64;
-        const int64_t outputs = dy_.front().size(1);
-        work.add(divide_up(outputs, wide), count_rows(dy_) * wide, [=, this](int64_t first, int64_t last) {
+        work.add(divide_up(outputs(), wide), count_rows(dy_) * wide, [=, this](int64_t first, int64_t last) {
             for (int64_t part = first; part < last; ++part) {
-                const int64_t column = part * wide, count = std::min(wide, outputs - column);
+                const int64_t column = part * wide, count = std::min(wide, outputs() - column);
                 std::array<T, wide> sums{}, of_piece;
-                for (const Tensor& dy : dy_) {
-                    const Pieces pieces(dy.size(0), kPieceRows, 1);
+                for (const Rows& dy : dy_) {
+                    const Pieces pieces(dy.count, kPieceRows, 1);
                     pieces.each(0, pieces.count(), [&](int64_t row, int64_t rows, int64_t, int64_t) {
-                        const T* y = data<T>(dy) + row * dy.stride(0) + column;
-                        kernels<T>().sum({y, rows, dy.stride(0), of_piece.data()}, 0, count);
+                        const T* y = data<T>(dy.tensor) + row * dy.stride + column;
+                        kernels<T>().sum({y, rows, dy.stride, of_piece.data()}, 0, count);
                         for (int64_t i = 0; i < count; ++i) sums[i] += of_piece[i];
                     });
                 }
@@ -469,8 +492,8 @@ class RowGradients {
     }
 
     const RowProduct& product_;
-    Tensors dy_;
-    std::vector<Tensors> x_;
+    std::vector<Rows> dy_;
+    std::vector<std::vector<Rows>> x_;
 };
 
 }  // namespace

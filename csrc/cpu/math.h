@@ -242,5 +242,14 @@ void with_activation(Activation activation, Body&& body) {
     }
 }
 
+template <typename T>
+void activation(const ActivationArgs<T>& args, int64_t first, int64_t last) {
+    with_activation(args.activation, [&](auto act) {
+        for_columns<T>(last - first, [&](int64_t i, auto lanes) IPRM_LAMBDA {
+            lanes.store(args.out + first + i, decltype(act)::value(lanes.load(args.x + first + i)));
+        });
+    });
+}
+
 }  // namespace
 }  // namespace iprm::cpu

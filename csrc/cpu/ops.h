@@ -21,7 +21,8 @@ using at::Tensor;
 Tensor sum_first(const Tensor& parts);
 
 Tensor dropout(const Tensor& x, double p, const OptionalTensor& seed, int64_t stream);
-// As the recurrence has it, see recurrence/cores.h.
+// As the recurrence has them, see recurrence/cores.h.
+Tensor activate(const std::string& name, const Tensor& x, const Tensor& out);
 Tensor dropout(const Tensor& x, const recurrence::Sites& sites, const OptionalTensor& seed, const Tensor& addend,
                const Tensor& out);
 

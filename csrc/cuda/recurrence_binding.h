@@ -117,6 +117,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
 const recurrence::Cores kCores{&linear,
                                &linear_back,
                                &row_products,
+                               &recurrence::activate,
                                &dropout_of_run,
                                &formation,
                                &formation_backward,

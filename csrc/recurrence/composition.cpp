@@ -22,9 +22,9 @@ struct Lists {
 };
 
 // The gradient of x from that of phi(x).
-Tensor through(const std::string& activation, const Tensor& dy, const Tensor& x) {
+Tensor through(const Cores& cores, const std::string& activation, const Tensor& dy, const Tensor& x) {
     if (activation == "identity") return dy;
-    return gradient(activation, dy, kept_of(activation, x, activate(activation, x)));
+    return gradient(activation, dy, kept_of(activation, x, cores.activate(activation, x, {})));
 }
 
 std::string rows_of(const std::string& name, bool now) { return name + (now ? " now" : " past"); }
@@ -67,6 +67,9 @@ std::tuple<Tensor, Tensor, Tensor> Composition::forward(int64_t t, const Tensor&
     run_.kept.keep("pooled_o", pooled_o);
     run_.kept.keep("pooled_r", pooled_r);
     Products written{write("Vo", "So", pooled_o, a, o, t), write("Vr", "Sr", pooled_r, a, e, t)};
+    // The next step keeps them, unless norms follow.
+    if (!run_.w.has("composition_norm_o")) written[0].out = run_.kept.place_ahead("O");
+    if (!run_.w.has("composition_norm_r")) written[1].out = run_.kept.place_ahead("E");
     run_.linear(written);
     return {run_.norm("composition_norm_o", written[0].out), run_.norm("composition_norm_r", written[1].out), a};
 }
@@ -114,8 +117,8 @@ Composition::Pair Composition::update(const Tensor& z, const Tensor& r, const Te
         return {O, r};
     }
     run_.kept.keep("r", r);
-    Products states{joined(Uo_, activate(activations.op, z), O, "o", "update_norm_o"),
-                    joined(Ur_, E, activate(activations.result, r), "e", "update_norm_r")};
+    Products states{joined(Uo_, run_.cores.activate(activations.op, z, {}), O, "o", "update_norm_o"),
+                    joined(Ur_, E, run_.cores.activate(activations.result, r, {}), "e", "update_norm_r")};
     run_.linear(states);
     return {normed(states[0].out, "o", "update_norm_o"), normed(states[1].out, "e", "update_norm_r")};
 }
@@ -152,8 +155,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> Composition::update_back(int64_t t, c
     O.add(Uo_.right, d_o);
     E.add(Ur_.left, d_e);
     const Tensors d = run_.sums_of({{{{&Uo_.left, d_o}}}, {{{&Ur_.right, d_e}}}, O, E});
-    return {through(activations.op, d[0], run_.kept.at("z", t)),
-            through(activations.result, d[1], run_.kept.at("r", t)), d[2], d[3]};
+    return {through(run_.cores, activations.op, d[0], run_.kept.at("z", t)),
+            through(run_.cores, activations.result, d[1], run_.kept.at("r", t)), d[2], d[3]};
 }
 
 Composition::Halves Composition::halves_of(const std::string& name) const {
@@ -252,10 +255,12 @@ void Composition::gradients(Gradients& gradients) const {
     const Kept& kept = run_.kept;
     const auto& activations = run_.o.activations;
     if (run_.needed("Uo")) {
-        gradients["Uo"] = run_.map_gradient("Uo", {activate(activations.op, kept.all("z")), kept.all("O")});
+        gradients["Uo"] =
+            run_.map_gradient("Uo", {run_.cores.activate(activations.op, kept.all("z"), {}), kept.all("O")});
     }
     if (run_.needed("Ur")) {
-        gradients["Ur"] = run_.map_gradient("Ur", {kept.all("E"), activate(activations.result, kept.all("r"))});
+        gradients["Ur"] =
+            run_.map_gradient("Ur", {kept.all("E"), run_.cores.activate(activations.result, kept.all("r"), {})});
     }
     for (const char* name : {"update_norm_o", "update_norm_r", "composition_norm_o", "composition_norm_r"}) {
         if (run_.needed(name)) gradients[name] = run_.summed_gradient(name);
@@ -271,7 +276,7 @@ void Composition::gradients(Gradients& gradients) const {
     for (const auto& [name, pooled, now, past] : of_columns) {
         if (!run_.needed(name)) continue;
         gradients[name] = drops_values_ ? projected_gradient(name, kept.all(now), kept.all(past))
-                                        : run_.map_gradient(name, {kept.all(pooled)});
+                                        : run_.project_gradient(name, kept.all(pooled));
     }
     if (run_.needed("Ko")) {
         gradients["Ko"] = projects_keys_ ? projected_gradient("Ko", kept.all("o"), kept.all("O")) : folded_gradient();

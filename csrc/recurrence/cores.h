@@ -48,6 +48,8 @@ struct Cores {
     void (*linear)(Products& products);
     void (*linear_back)(Products& products);
     void (*row_products)(const RowProducts& products);
+    // phi(x), which is x itself where nothing is to be done; written to `out` otherwise, if that is defined.
+    Tensor (*activate)(const std::string& name, const Tensor& x, const Tensor& out);
     // drop(x) + addend, written to `out`; both may be undefined. There is a site at least, and each drops.
     Tensor (*dropout)(const Tensor& x, const Sites& sites, const OptionalTensor& seed, const Tensor& addend,
                       const Tensor& out);

@@ -27,11 +27,12 @@ Look Execution::tokens(int64_t t) {
 
 std::pair<Tensor, Tensor> Execution::forward(int64_t t, const Tensor& z, const Tensor& E) {
     const auto [pooled, a] = attend(t, tokens(t), z, E);
-    Products projected{{{}}};
-    run_.project(projected.front(), "Wv", pooled, a, attention_site(t));
+    Products projected(1);
+    if (!run_.w.has("execution_norm")) projected[0].out = run_.kept.place_ahead("r");
+    run_.project(projected[0], "Wv", pooled, a, attention_site(t));
     run_.linear(projected);
     run_.kept.keep("Wv", pooled);
-    return {run_.norm("execution_norm", projected.front().out), a};
+    return {run_.norm("execution_norm", projected[0].out), a};
 }
 
 std::pair<Tensor, Tensor> Execution::backward(int64_t t, const Tensor& a, const Tensor& da, const Tensor& dr,
@@ -68,7 +69,7 @@ void Execution::tokens_back(Map& first, const Tensor& d, const Tensor& dx, const
 
 void Execution::gradients(Gradients& gradients) const {
     gradients["w"] = run_.gate_gradient("w");
-    if (run_.needed("Wv")) gradients["Wv"] = run_.map_gradient("Wv", {run_.kept.all("Wv")});
+    if (run_.needed("Wv")) gradients["Wv"] = run_.project_gradient("Wv", run_.kept.all("Wv"));
     if (run_.needed("execution_norm")) gradients["execution_norm"] = run_.summed_gradient("execution_norm");
 }
 
@@ -189,7 +190,7 @@ class Simple : public Execution {
     bool needs_maps_of_keys() const override { return run_.needed("C1") || run_.needed("C2"); }
 
     Look look(const Tensor& x, const Tensors& places) override {
-        const Tensor hidden = activate(run_.o.activations.execution, run_.linear(run_.w["C1"], x));
+        const Tensor hidden = run_.cores.activate(run_.o.activations.execution, run_.linear(run_.w["C1"], x), {});
         return {x, {run_.linear(run_.w["C2"], hidden, places[0])}};
     }
     void look_back(const Look& look, const Look& d, const Sites& sites) override;
@@ -210,7 +211,7 @@ void Simple::look_back(const Look& look, const Look& d, const Sites& sites) {
     const std::string& activation = run_.o.activations.execution;
     const Tensor& dk = d.keys[0];
     const Tensor before = run_.linear(run_.w["C1"], look.x);  // made again, as the pairs of the full form are
-    const Tensor hidden = activate(activation, before);
+    const Tensor hidden = run_.cores.activate(activation, before, {});
     if (run_.needed("C2")) run_.add_products("C2", "C2.bias", dk, hidden);
     if (!need_tokens_ && !run_.needed("C1")) return;
     const Tensor d_before =

@@ -4,10 +4,10 @@
 #include <ATen/ops/elu.h>
 #include <ATen/ops/elu_backward.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/gelu_backward.h>
 #include <ATen/ops/layer_norm.h>
-#include <ATen/ops/matmul.h>
 #include <ATen/ops/native_layer_norm.h>
 #include <ATen/ops/native_layer_norm_backward.h>
 #include <ATen/ops/relu.h>
@@ -22,20 +22,21 @@
 
 namespace iprm::recurrence {
 
-Tensor activate(const std::string& name, const Tensor& x) {
-    switch (parse_activation(name)) {
-        case Activation::kIdentity:
-            return x;
+Tensor activate(const std::string& name, const Tensor& x, const Tensor& out) {
+    const Activation activation = parse_activation(name);
+    if (activation == Activation::kIdentity) return x;
+    Tensor y = out.defined() ? out : at::empty_like(x);
+    switch (activation) {
         case Activation::kTanh:
-            return at::tanh(x);
+            return at::tanh_out(y, x);
         case Activation::kElu:
-            return at::elu(x);
+            return at::elu_out(y, x);
         case Activation::kRelu:
-            return at::relu(x);
+            return at::relu_out(y, x);
         case Activation::kGelu:
-            return at::gelu(x);
+            return at::gelu_out(y, x);
         default:
-            return at::sigmoid(x);
+            return at::sigmoid_out(y, x);
     }
 }
 
@@ -61,22 +62,38 @@ Tensor gradient(const std::string& name, const Tensor& dy, const Tensor& kept) {
 Kept::Kept(const std::vector<std::string>& names, const Tensors& tensors) {
     TORCH_CHECK_VALUE(names.size() == tensors.size(), "kept: expected ", names.size(), " tensors, got ",
                       tensors.size());
-    for (size_t i = 0; i < names.size(); ++i) tensors_.emplace(names[i], Entry{tensors[i]});
+    for (size_t i = 0; i < names.size(); ++i) tensors_.emplace(names[i], Entry{tensors[i], tensors[i].unbind()});
 }
 
 Tensor Kept::place(const std::string& name) {
     const auto found = tensors_.find(name);
-    return found == tensors_.end() ? Tensor() : found->second.tensor.select(0, found->second.next++);
+    return found == tensors_.end() ? Tensor() : found->second.each.at(found->second.next++);
+}
+
+Tensor Kept::place_ahead(const std::string& name) const {
+    const auto found = tensors_.find(name);
+    if (found == tensors_.end() || found->second.next == found->second.each.size()) return Tensor();
+    return found->second.each[found->second.next];
 }
 
 void Kept::keep(const std::string& name, const Tensor& x) {
     const auto found = tensors_.find(name);
-    if (found != tensors_.end()) found->second.elsewhere.push_back(x);
+    if (found == tensors_.end()) return;
+    Entry& entry = found->second;
+    const Tensor& place = entry.each.at(entry.next);
+    if (!x.is_same(place)) entry.elsewhere.emplace_back(entry.next, x);
+    ++entry.next;
 }
 
 void Kept::finish() {
     for (auto& [_, entry] : tensors_) {
-        if (!entry.elsewhere.empty()) at::stack_out(entry.tensor, entry.elsewhere);
+        if (entry.elsewhere.size() == entry.each.size()) {
+            Tensors all;
+            for (const auto& [_, x] : entry.elsewhere) all.push_back(x);
+            at::stack_out(entry.tensor, all);
+        } else {
+            for (const auto& [i, x] : entry.elsewhere) entry.each[i].copy_(x);
+        }
         entry.elsewhere.clear();
     }
 }
@@ -163,7 +180,9 @@ Tensor Run::dropped_linear_back(const std::string& name, const Tensor& dy, const
 
 Tensor Run::two_layers(const std::string& first, const std::string& second, Map& map, const Tensor& x,
                        const std::string& activation, const Site& site, const Tensor& out) {
-    const Tensor before = linear(w[first], x), hidden = activate(activation, before);
+    const Tensor before = linear(w[first], x), place = kept.place_ahead(first + "φ");
+    const bool keeps_slope = activation != "gelu" && activation != "identity";
+    const Tensor hidden = cores.activate(activation, before, keeps_slope ? place : Tensor());
     kept.keep(first + "φ", kept_of(activation, before, hidden));  // where `second` does not tell it
     Tensor dropped = hidden;
     if (site.p > 0.0) {
@@ -188,25 +207,44 @@ Tensor Run::two_layers_back(const std::string& first, const std::string& second,
 void Run::project(Product& product, const std::string& name, const Tensor& pooled, const Tensor& a, const Site& site) {
     Map& map = w[name];
     product.terms.push_back({&map, pooled});
-    const bool drops = site.p > 0.0;
-    Tensor& to = drops ? product.addend : product.bias;
-    const Tensor bias = drops ? map.bias * drop(a, {site}).sum(-1, true).to(pooled.scalar_type()) : map.bias;
-    to = to.defined() ? to + bias : bias;
+    if (site.p > 0.0) {
+        product.terms.push_back({&column_of(name), total(a, site, pooled)});
+    } else {
+        product.bias = product.bias.defined() ? product.bias + map.bias : map.bias;
+    }
 }
 
 std::pair<Tensor, Tensor> Run::project_back(const std::string& name, int64_t t, const Tensor& dy, const Tensor& a,
                                             const Tensor& da, const Site& site) {
-    Map& map = w[name];
     row(name, t, dy);
-    Tensor d_attention = da;
-    if (site.p > 0.0) {
-        const Tensor total = drop(a, {site}).sum(-1, true).to(dy.scalar_type());
-        add(name + ".bias", (dy * total).sum({0, 1}));
-        const Tensor d_total = at::matmul(dy, map.bias).unsqueeze(-1).to(a.scalar_type());
-        const Tensor d = drop(d_total.expand_as(a), {site});
-        d_attention = da.defined() ? da + d : d;
+    Products back{{{{&w[name], dy}}}};
+    if (site.p == 0.0) {
+        linear_back(back);
+        return {back[0].out, da};
     }
-    return {linear_back(map, dy), d_attention};
+    back.push_back({{{&column_of(name), dy}}});
+    linear_back(back);
+    row(name + ".total", t, total(a, site, dy));
+    const Tensor d = drop(back[1].out.to(a.scalar_type()).expand_as(a), {site});
+    return {back[0].out, da.defined() ? da + d : d};
+}
+
+Gradient Run::project_gradient(const std::string& name, const Tensor& pooled) {
+    if (rows_.count(name + ".total") == 0) return map_gradient(name, {pooled});
+    Gradient found = row_gradient(rows(name), {{pooled}}, false);
+    found.second = at::empty({found.first.size(0)}, found.first.options());
+    RowProduct& product = row_products_.back();
+    product.x.push_back(rows(name + ".total"));
+    product.weights.push_back(found.second.unsqueeze(1));
+    return found;
+}
+
+Tensor Run::total(const Tensor& a, const Site& site, const Tensor& like) const {
+    return drop(a, {site}).sum(-1, true).to(like.scalar_type());
+}
+
+Map& Run::column_of(const std::string& name) {
+    return columns_.try_emplace(name, Map{w[name].bias.unsqueeze(1), {}, {}, {}}).first->second;
 }
 
 // LN?
@@ -245,10 +283,7 @@ void Run::row(const std::string& name, int64_t t, const Tensor& dy) {
 Gradient Run::map_gradient(const std::string& name, const Tensors& inputs) {
     std::vector<Tensors> each;
     for (const Tensor& x : inputs) each.push_back({x});
-    const auto bias = sums.find(name + ".bias");
-    const bool found = bias != sums.end();
-    const Gradient gradient = row_gradient(rows(name), std::move(each), !found);
-    return {gradient.first, found ? bias->second : gradient.second};
+    return row_gradient(rows(name), std::move(each));
 }
 
 Gradient Run::row_gradient(Tensors dy, std::vector<Tensors> inputs, bool need_bias) {
@@ -261,7 +296,7 @@ Gradient Run::row_gradient(Tensors dy, std::vector<Tensors> inputs, bool need_bi
     int64_t first = 0;
     for (const Tensors& x : product.x) {
         const int64_t columns = x.front().size(-1);
-        product.weights.push_back(found.first.narrow(1, first, columns));
+        product.weights.push_back(columns == width ? found.first : found.first.narrow(1, first, columns));
         first += columns;
     }
     if (need_bias) product.biases.push_back(found.second = at::empty({outputs}, options));

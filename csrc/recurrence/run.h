@@ -12,8 +12,9 @@
 
 namespace iprm::recurrence {
 
-// phi(x); what `gradient` needs of y = phi(x); and the gradient of x from that of y.
-Tensor activate(const std::string& name, const Tensor& x);
+// phi(x) by the library, see `Cores::activate`; what `gradient` needs of y = phi(x); and the gradient of x from that of
+// y.
+Tensor activate(const std::string& name, const Tensor& x, const Tensor& out = {});
 const Tensor& kept_of(const std::string& name, const Tensor& x, const Tensor& y);
 Tensor gradient(const std::string& name, const Tensor& dy, const Tensor& kept);
 
@@ -40,18 +41,21 @@ class Kept {
 
     bool has(const std::string& name) const { return tensors_.count(name) > 0; }
     const Tensor& all(const std::string& name) const { return tensors_.at(name).tensor; }
-    Tensor at(const std::string& name, int64_t i) const { return all(name).select(0, i); }
+    const Tensor& at(const std::string& name, int64_t i) const { return tensors_.at(name).each[i]; }
     // The next place of that name, for its tensor to be written to; undefined where the name is not kept.
     Tensor place(const std::string& name);
-    // Keeps a tensor that was not made in its place; all of a name are copied there at once by `finish`.
+    // That place, which `keep` is to be told of; undefined also behind the last.
+    Tensor place_ahead(const std::string& name) const;
+    // Keeps a tensor, be it made in the next place or not: then it is copied there by `finish`.
     void keep(const std::string& name, const Tensor& x);
     void finish();
 
   private:
     struct Entry {
         Tensor tensor;
-        int64_t next = 0;
-        Tensors elsewhere{};
+        Tensors each;  // views of its places
+        size_t next = 0;
+        std::vector<std::pair<size_t, Tensor>> elsewhere{};  // by place
     };
     std::unordered_map<std::string, Entry> tensors_;
 };
@@ -107,11 +111,13 @@ class Run {
                            const std::string& activation, const Site& site);
 
     // A map after the pooling: sum_j drop(a_kj) (W x_j + b) = W (sum_j drop(a_kj) x_j) + b sum_j drop(a_kj).
-    // Adds W pooled + b sum_j drop(a_kj) to a product.
+    // Adds W pooled + b total to a product; total is 1 unless it is dropped, and b then like a map of one number.
     void project(Product& product, const std::string& name, const Tensor& pooled, const Tensor& a, const Site& site);
     // -> the gradient of pooled, and that of the attention a.
     std::pair<Tensor, Tensor> project_back(const std::string& name, int64_t t, const Tensor& dy, const Tensor& a,
                                            const Tensor& da, const Site& site);
+    // W's and b's from what was pooled (T, B, K, .), as `map_gradient` has them.
+    Gradient project_gradient(const std::string& name, const Tensor& pooled);
 
     // LN(x) by the norm of that name; x where there is none.
     Tensor norm(const std::string& name, const Tensor& x);
@@ -145,6 +151,12 @@ class Run {
     std::unordered_map<std::string, Tensor> sums;
 
   private:
+    // sum_j drop(a_kj): (B, K, 1), in the dtype of `like`.
+    Tensor total(const Tensor& a, const Site& site, const Tensor& like) const;
+    // The bias of a map, as a map of one number.
+    Map& column_of(const std::string& name);
+
+    std::unordered_map<std::string, Map> columns_;
     std::unordered_map<std::string, Tensors> rows_;
     RowProducts row_products_;
     Tensors sums_to_add_, parts_;

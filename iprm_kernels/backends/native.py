@@ -11,7 +11,7 @@ from types import ModuleType
 from torch import Tensor
 
 from iprm_kernels.steps import kept
-from iprm_kernels.steps.weights import options_of, unflattened
+from iprm_kernels.steps.weights import options_of, reduced_of
 
 
 def forward(
@@ -21,9 +21,9 @@ def forward(
     *options, keep = rest
     names, tensors = (), []
     if keep:
-        w, o = unflattened(weights, maps), options_of(*options)
-        (B, K, _), N = O.shape, visual.shape[1]
-        names, tensors = kept.names(w, o), [O.new_empty(shape) for shape in kept.shapes(w, o, B, K, N)]
+        o, R = options_of(*options), reduced_of(weights, maps)
+        (B, K, D), N = O.shape, visual.shape[1]
+        names, tensors = kept.names(maps, o), [O.new_empty(shape) for shape in kept.shapes(maps, o, B, K, N, D, R)]
     inputs = (O, E, language, language_mask, visual, visual_mask, weights, maps, seed)
     return *extension.recurrence(*inputs, *options, names, tensors), tensors
 
@@ -33,7 +33,7 @@ def backward(
     a_language, a_visual, a_operations, tensors, seed, *options_and_needs,
 ):  # fmt: skip
     """`iprm::recurrence_backward`, likewise."""
-    names = kept.names(unflattened(weights, maps), options_of(*options_and_needs[:-1]))
+    names = kept.names(maps, options_of(*options_and_needs[:-1]))
     return extension.recurrence_backward(
         dO, dE, d_language, d_visual, d_operations, language, visual, weights, maps, a_language, a_visual,
         a_operations, names, tensors, seed, *options_and_needs,

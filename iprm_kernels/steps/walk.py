@@ -31,7 +31,7 @@ def forward(
         O, E, a_operations = composition.forward(t, z, r, O, E)
         attentions.append((a_language, a_visual, padded(a_operations, a_language, run.o.window)))
     stacked = (torch.stack(a) for a in zip(*attentions, strict=True))
-    return O, E, *stacked, kept.stacked(run.kept, run.w, run.o) if keep else []
+    return O, E, *stacked, kept.stacked(run.kept, maps, run.o) if keep else []
 
 
 def padded(a: Tensor | None, like: Tensor, window: int) -> Tensor:
@@ -55,7 +55,7 @@ def backward(
     *options, needs = options_and_needs
     w, o = unflattened(weights, maps), options_of(*options)
     need_language, need_visual = needs[2:4]
-    run = Run(cores, w, o, seed, kept=kept.named(tensors, w, o), needs=fields_of(maps.split(","), needs[4:]))
+    run = Run(cores, w, o, seed, kept=kept.named(tensors, maps, o), needs=fields_of(maps.split(","), needs[4:]))
     formation = Formation(run, language, need_tokens=need_language)
     execution = execution_of(run, visual, need_tokens=need_visual)
     composition, K = Composition(run), dO.shape[1]

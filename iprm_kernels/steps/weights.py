@@ -109,6 +109,11 @@ def unflattened(flat: Sequence[Tensor], names: str) -> Weights:
     return Weights(**single, F2=tuple(m for name, m in maps if name == "F2"))
 
 
+def reduced_of(flat: Sequence[Tensor], names: str) -> int:
+    """R, of flattened weights."""
+    return flat[2 * names.split(",").index("C2")].shape[0]
+
+
 class Activations(NamedTuple):
     """Names in `iprm_kernels.activations.ACTIVATIONS`: φ_l, φ_g, φ_v, φ_o, φ_r of mechanism.md."""
 

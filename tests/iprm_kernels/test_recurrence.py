@@ -14,7 +14,7 @@ from iprm_kernels import Activations, Map, Rates, recurrence
 from iprm_kernels.backends import BACKENDS, eager
 from iprm_kernels.steps import kept
 from iprm_kernels.steps.run import Run
-from iprm_kernels.steps.weights import Epsilons, Options, flattened, unflattened
+from iprm_kernels.steps.weights import Epsilons, Options, flattened
 
 SEED = torch.tensor([0x1234_5678_9ABC])
 SIZES = {"dim": 12, "num_ops": 3, "num_steps": 3}
@@ -130,8 +130,8 @@ def test_keeps_what_is_written_down(name, dropped):
         O, E, language, None, visual, None, flat, maps, SEED, *o[:3], ",".join(o.activations), list(o.rates),
         list(o.epsilons), True, "eager",
     )  # fmt: skip
-    B, K, _ = O.shape
-    assert [t.shape for t in tensors] == kept.shapes(unflattened(flat, maps), o, B, K, visual.shape[1])
+    (B, K, D), N, R = O.shape, visual.shape[1], weights.reduced
+    assert [t.shape for t in tensors] == kept.shapes(maps, o, B, K, N, D, R)
     assert all(t.data_ptr() != u.data_ptr() for i, t in enumerate(tensors) for u in tensors[:i])
 
 
