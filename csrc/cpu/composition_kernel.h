@@ -38,11 +38,18 @@ struct CompositionSample {
         return draw_multipliers(a.product, column * a.dim, size, scratch.multipliers.get());
     }
 
+    // The value mask of a list entry, or null without one.
+    const T* value_multipliers(const DropoutMask& mask, int64_t entry) const {
+        if (!mask.active()) return nullptr;
+        return draw_multipliers(mask, (b * columns + entry * a.operations) * a.dim, size, scratch.multipliers.get());
+    }
+
     // The states of a list entry after value dropout.
-    const T* dropped_states(const DropoutMask& mask, const T* states, int64_t entry) const {
-        if (!mask.active()) return states + state;
-        drop(mask, (b * columns + entry * a.operations) * a.dim, size, states + state, scratch.values.get());
-        return scratch.values.get();
+    const T* dropped_states(const T* multipliers, const T* states) const {
+        if (multipliers == nullptr) return states + state;
+        T* values = scratch.values.get();
+        for (int64_t i = 0; i < size; ++i) values[i] = states[state + i] * multipliers[i];
+        return values;
     }
 
     void logits(T* out) const {
@@ -87,7 +94,7 @@ struct CompositionSample {
     void pool(const T* weights, const DropoutMask& mask, const T* const* states, T* out) const {
         for (int64_t e = 0; e < a.entries; ++e) {
             small_product(a.operations, a.dim, a.operations, weights + e * a.operations, columns, int64_t(1),
-                          dropped_states(mask, states[e], e), a.dim, out, a.dim, e > 0);
+                          dropped_states(value_multipliers(mask, e), states[e]), a.dim, out, a.dim, e > 0);
         }
     }
 
@@ -95,12 +102,13 @@ struct CompositionSample {
     void pool_backward(const T* weights, const DropoutMask& mask, const T* const* states, const T* grad_pooled,
                        T* const* grad_states, bool accumulate) const {
         for (int64_t e = 0; e < a.entries; ++e) {
-            dot_rows(a.operations, a.operations, a.dim, grad_pooled, dropped_states(mask, states[e], e),
+            const T* m = value_multipliers(mask, e);
+            dot_rows(a.operations, a.operations, a.dim, grad_pooled, dropped_states(m, states[e]),
                      scratch.grad.get() + e * a.operations, columns, accumulate);
             T* grad = grad_states[e] + state;
             small_product(a.operations, a.dim, a.operations, weights + e * a.operations, int64_t(1), columns,
                           grad_pooled, a.dim, grad, a.dim, false);
-            if (mask.active()) drop(mask, (b * columns + e * a.operations) * a.dim, size, grad, grad);
+            for (int64_t i = 0; m != nullptr && i < size; ++i) grad[i] *= m[i];
         }
     }
 

@@ -87,6 +87,7 @@ void Kept::keep(const std::string& name, const Tensor& x) {
 
 void Kept::finish() {
     for (auto& [_, entry] : tensors_) {
+        if (entry.elsewhere.empty()) continue;
         if (entry.elsewhere.size() == entry.each.size()) {
             Tensors all;
             for (const auto& [_, x] : entry.elsewhere) all.push_back(x);
