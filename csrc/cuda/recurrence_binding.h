@@ -7,6 +7,8 @@
 #include <ATen/ops/mm.h>
 #include <ATen/ops/sum.h>
 
+#include "../recurrence/run.h"
+
 namespace iprm::cuda::binding {
 namespace {
 
