@@ -8,19 +8,58 @@
 namespace iprm::cpu {
 namespace {
 
-// acc[i][j] = sum over k of a[i * row + k * column] * b[k * ldb + j], for a block of rows and a panel of columns.
-template <int kBlock, typename T, typename Epilogue>
-IPRM_INLINE void micro_product(int64_t depth, const T* __restrict a, int64_t row, int64_t column, const T* __restrict b,
-                               int64_t ldb, Epilogue&& epilogue) {
+// Rows of a left operand, four by a pointer: an address is then a pointer and at most one index, and few registers do
+// for all of them. The compiler would rather have an index for each row, and no registers left for the loop.
+template <int kBlock, typename T>
+class RowPointers {
+  public:
+    RowPointers(const T* a, int64_t stride) : stride_(stride) {
+#pragma GCC unroll 8
+        for (int i = 0; i < kGroups; ++i) {
+            group_[i] = a + 4 * i * stride;
+            asm("" : "+r"(group_[i]));  // or it would see through this
+        }
+    }
+    IPRM_INLINE T at(int i) const { return group_[i / 4][i % 4 * stride_]; }
+    IPRM_INLINE void next() {
+#pragma GCC unroll 8
+        for (int i = 0; i < kGroups; ++i) ++group_[i];
+    }
+
+  private:
+    static constexpr int kGroups = (kBlock + 3) / 4;
+    const T* group_[kGroups];
+    int64_t stride_;
+};
+
+// Rows that are columns in memory, side by side.
+template <typename T>
+class ColumnPointer {
+  public:
+    ColumnPointer(const T* a, int64_t stride) : a_(a), stride_(stride) {}
+    IPRM_INLINE T at(int i) const { return a_[i]; }
+    IPRM_INLINE void next() { a_ += stride_; }
+
+  private:
+    const T* a_;
+    int64_t stride_;
+};
+
+// acc[i][j] = sum over k of a(i, k) * b[k * ldb + j], for a block of rows and a panel of columns. Rows of a are `lda`
+// apart, or if transposed its columns are.
+template <int kBlock, bool kTransposed, typename T, typename Epilogue>
+IPRM_INLINE void micro_product(int64_t depth, const T* __restrict a, int64_t lda, const T* __restrict b, int64_t ldb,
+                               Epilogue&& epilogue) {
     Vec<T> acc[kBlock][kTileVectors] = {};
+    std::conditional_t<kTransposed, ColumnPointer<T>, RowPointers<kBlock, T>> rows(a, lda);
 #pragma GCC unroll 1
-    for (int64_t k = 0; k < depth; ++k) {
+    for (int64_t k = 0; k < depth; ++k, rows.next()) {
         Vec<T> bv[kTileVectors];
 #pragma GCC unroll 16
         for (int j = 0; j < kTileVectors; ++j) bv[j] = load(b + k * ldb + j * kLanes<T>);
 #pragma GCC unroll 16
         for (int i = 0; i < kBlock; ++i) {
-            const T av = a[i * row + k * column];
+            const T av = rows.at(i);
 #pragma GCC unroll 16
             for (int j = 0; j < kTileVectors; ++j) acc[i][j] += av * bv[j];
         }
@@ -119,13 +158,31 @@ struct TransposedScratch {
 template <typename Block>
 constexpr int kHeight = static_cast<int>(std::extent_v<std::remove_reference_t<Block>>);
 
+// A block that is not whole, in a function of its own: the compiler would run out of registers where several stand in
+// one, and store to memory in the loop.
+template <int kBlock, bool kTransposed, typename T, typename Epilogue>
+IPRM_NOINLINE void lower_tile_product(int64_t depth, const T* a, int64_t lda, const T* b, int64_t ldb,
+                                      const Epilogue& epilogue) {
+    micro_product<kBlock, kTransposed>(depth, a, lda, b, ldb, epilogue);
+}
+
+template <int kBlock, bool kTransposed, typename T, typename Epilogue>
+IPRM_INLINE void tile_product(int64_t depth, const T* a, int64_t lda, const T* b, int64_t ldb,
+                              const Epilogue& epilogue) {
+    if constexpr (kBlock < kTileRows) {
+        lower_tile_product<kBlock, kTransposed>(depth, a, lda, b, ldb, epilogue);
+    } else {
+        micro_product<kBlock, kTransposed>(depth, a, lda, b, ldb, epilogue);
+    }
+}
+
 // The product of `rows` rows (TileMatrix::rows_for) with packed panels: epilogue(first row, first column, acc).
 template <typename T, typename Epilogue>
 IPRM_INLINE void panel_product(int64_t rows, int64_t depth, const TileMatrix<T>& a, const T* packed, int64_t width,
                                Epilogue&& epilogue) {
     for_blocks<T>(rows, width, [&](int64_t r, int64_t c, auto block) IPRM_LAMBDA {
-        micro_product<decltype(block)::value>(depth, a.row(r), a.ld(), 1, packed + c * depth, kTilePanel<T>,
-                                              [&](auto& acc) IPRM_LAMBDA { epilogue(r, c, acc); });
+        tile_product<decltype(block)::value, false>(depth, a.row(r), a.ld(), packed + c * depth, kTilePanel<T>,
+                                                    [&](auto& acc) IPRM_LAMBDA { epilogue(r, c, acc); });
     });
 }
 
@@ -148,7 +205,7 @@ IPRM_NOINLINE void transposed_product(int64_t depth, const TileMatrix<T>& x, con
                                       int64_t width, TransposedScratch<T>&, T* out, bool accumulate) {
     for_blocks<T>(rank, width, [&](int64_t r, int64_t c, auto block) IPRM_LAMBDA {
         constexpr int height = decltype(block)::value;
-        micro_product<height>(depth, x.row(0) + r, 1, x.ld(), y.row(0) + c, y.ld(), [&](auto& acc) IPRM_LAMBDA {
+        tile_product<height, true>(depth, x.row(0) + r, x.ld(), y.row(0) + c, y.ld(), [&](auto& acc) IPRM_LAMBDA {
             store_block<height>(acc, out + r * width + c, width, accumulate);
         });
     });

@@ -71,9 +71,9 @@ IPRM_INLINE void finish_block(const PanelProduct<T>& p, int64_t r, const Vec<T> 
 
 template <int kBlock, bool kTransposed, typename T>
 IPRM_NOINLINE void multiply_block(const PanelProduct<T>& p, int64_t r) {
-    const int64_t row = kTransposed ? 1 : p.a_stride, column = kTransposed ? p.a_stride : 1;
-    micro_product<kBlock>(p.depth, p.a + r * row, row, column, p.b, p.b_stride,
-                          [&](auto& acc) IPRM_LAMBDA { finish_block<kBlock>(p, r, acc); });
+    const T* a = p.a + r * (kTransposed ? 1 : p.a_stride);
+    micro_product<kBlock, kTransposed>(p.depth, a, p.a_stride, p.b, p.b_stride,
+                                       [&](auto& acc) IPRM_LAMBDA { finish_block<kBlock>(p, r, acc); });
 }
 
 template <bool kTransposed, typename T>
