@@ -1,6 +1,7 @@
 // The recurrence over a table of cores as two functions of a Python module.
 #pragma once
 
+#include <ATen/ops/empty.h>
 #include <torch/csrc/utils/pybind.h>
 
 #include "walk.h"
@@ -11,6 +12,7 @@ inline void bind(pybind11::module_& m, const Cores& cores) {
     using release = pybind11::call_guard<pybind11::gil_scoped_release>;
     using Names = std::vector<std::string>;
     using Numbers = std::vector<double>;
+    using Shapes = std::vector<std::vector<int64_t>>;
 
     m.def(
         "recurrence",
@@ -18,10 +20,13 @@ inline void bind(pybind11::module_& m, const Cores& cores) {
                  const Tensor& visual, const OptionalTensor& visual_mask, const Tensors& weights,
                  const std::string& maps, const OptionalTensor& seed, int64_t steps, int64_t window, bool mask_self,
                  const std::string& activations, const Numbers& rates, const Numbers& epsilons, const Names& names,
-                 const Tensors& kept) {
+                 const Shapes& shapes) {
             const Options options(steps, window, mask_self, activations, rates, epsilons);
-            return forward(cores, O, E, language, language_mask, visual, visual_mask, weights, maps, seed, options,
-                           names, kept);
+            Tensors kept;
+            for (const auto& shape : shapes) kept.push_back(at::empty(shape, O.options()));
+            return std::tuple_cat(forward(cores, O, E, language, language_mask, visual, visual_mask, weights, maps,
+                                          seed, options, names, kept),
+                                  std::make_tuple(kept));
         },
         release());
     m.def(

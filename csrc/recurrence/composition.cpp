@@ -205,12 +205,13 @@ int64_t Composition::place(When when, int64_t t) const {
 }
 
 Columns Composition::kept_columns(When when, int64_t t) const {
-    const Kept& kept = run_.kept;
+    Kept& kept = run_.kept;
     const int64_t i = place(when, t);
     const bool now = when == When::kNow;
-    const Tensor O = kept.at(now ? "o" : "O", t), E = kept.at(now ? "e" : "E", t);
-    return {projects_keys_ ? kept.at("key", i) : O, drops_values_ ? kept.at("operation", i) : O,
-            drops_values_ ? kept.at("result", i) : E};
+    const auto state = [&](const char* o, const char* memory) { return kept.at(now ? o : memory, t); };
+    return {projects_keys_ ? kept.at("key", i) : state("o", "O"),
+            drops_values_ ? kept.at("operation", i) : state("o", "O"),
+            drops_values_ ? kept.at("result", i) : state("e", "E")};
 }
 
 // Adds what comes to the states through their columns.

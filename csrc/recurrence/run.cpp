@@ -62,38 +62,37 @@ Tensor gradient(const std::string& name, const Tensor& dy, const Tensor& kept) {
 Kept::Kept(const std::vector<std::string>& names, const Tensors& tensors) {
     TORCH_CHECK_VALUE(names.size() == tensors.size(), "kept: expected ", names.size(), " tensors, got ",
                       tensors.size());
-    for (size_t i = 0; i < names.size(); ++i) tensors_.emplace(names[i], Entry{tensors[i], tensors[i].unbind()});
+    for (size_t i = 0; i < names.size(); ++i) tensors_.emplace(names[i], Entry(tensors[i]));
 }
 
 Tensor Kept::place(const std::string& name) {
     const auto found = tensors_.find(name);
-    return found == tensors_.end() ? Tensor() : found->second.each.at(found->second.next++);
+    return found == tensors_.end() ? Tensor() : found->second.place(found->second.next++);
 }
 
-Tensor Kept::place_ahead(const std::string& name) const {
+Tensor Kept::place_ahead(const std::string& name) {
     const auto found = tensors_.find(name);
-    if (found == tensors_.end() || found->second.next == found->second.each.size()) return Tensor();
-    return found->second.each[found->second.next];
+    if (found == tensors_.end() || found->second.next == found->second.views.size()) return Tensor();
+    return found->second.place(found->second.next);
 }
 
 void Kept::keep(const std::string& name, const Tensor& x) {
     const auto found = tensors_.find(name);
     if (found == tensors_.end()) return;
     Entry& entry = found->second;
-    const Tensor& place = entry.each.at(entry.next);
-    if (!x.is_same(place)) entry.elsewhere.emplace_back(entry.next, x);
+    if (!x.is_same(entry.views.at(entry.next))) entry.elsewhere.emplace_back(entry.next, x);
     ++entry.next;
 }
 
 void Kept::finish() {
     for (auto& [_, entry] : tensors_) {
         if (entry.elsewhere.empty()) continue;
-        if (entry.elsewhere.size() == entry.each.size()) {
+        if (entry.elsewhere.size() == entry.views.size()) {
             Tensors all;
             for (const auto& [_, x] : entry.elsewhere) all.push_back(x);
             at::stack_out(entry.tensor, all);
         } else {
-            for (const auto& [i, x] : entry.elsewhere) entry.each[i].copy_(x);
+            for (const auto& [i, x] : entry.elsewhere) entry.place(i).copy_(x);
         }
         entry.elsewhere.clear();
     }

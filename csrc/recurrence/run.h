@@ -41,19 +41,25 @@ class Kept {
 
     bool has(const std::string& name) const { return tensors_.count(name) > 0; }
     const Tensor& all(const std::string& name) const { return tensors_.at(name).tensor; }
-    const Tensor& at(const std::string& name, int64_t i) const { return tensors_.at(name).each[i]; }
+    const Tensor& at(const std::string& name, int64_t i) { return tensors_.at(name).place(i); }
     // The next place of that name, for its tensor to be written to; undefined where the name is not kept.
     Tensor place(const std::string& name);
     // That place, which `keep` is to be told of; undefined also behind the last.
-    Tensor place_ahead(const std::string& name) const;
+    Tensor place_ahead(const std::string& name);
     // Keeps a tensor, be it made in the next place or not: then it is copied there by `finish`.
     void keep(const std::string& name, const Tensor& x);
     void finish();
 
   private:
     struct Entry {
+        explicit Entry(const Tensor& tensor) : tensor(tensor), views(tensor.size(0)) {}
+        const Tensor& place(size_t i) {
+            if (!views.at(i).defined()) views[i] = tensor.select(0, static_cast<int64_t>(i));
+            return views[i];
+        }
+
         Tensor tensor;
-        Tensors each;  // views of its places
+        Tensors views;  // of its places, made when they are asked for
         size_t next = 0;
         std::vector<std::pair<size_t, Tensor>> elsewhere{};  // by place
     };

@@ -19,13 +19,13 @@ def forward(
 ):
     """`iprm::recurrence`, in the dtype of its inputs."""
     *options, keep = rest
-    names, tensors = (), []
+    names, shapes = (), []
     if keep:
         o, R = options_of(*options), reduced_of(weights, maps)
         (B, K, D), N = O.shape, visual.shape[1]
-        names, tensors = kept.names(maps, o), [O.new_empty(shape) for shape in kept.shapes(maps, o, B, K, N, D, R)]
+        names, shapes = kept.names(maps, o), kept.shapes(maps, o, B, K, N, D, R)
     inputs = (O, E, language, language_mask, visual, visual_mask, weights, maps, seed)
-    return *extension.recurrence(*inputs, *options, names, tensors), tensors
+    return extension.recurrence(*inputs, *options, names, shapes)
 
 
 def backward(
