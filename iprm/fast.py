@@ -158,6 +158,8 @@ class IPRM(reference.IPRM):
         maps = {name: map_of(norm) for name, norm in self._norms().items()}
         for stage in (self.formation, self.execution, self.composition):
             for name, layer in stage._modules.items():
+                if layer is None:
+                    continue
                 if name in ("We", "Wz") and isinstance(layer, nn.ModuleList):
                     maps |= {name: map_of(layer[0]), name + "2": map_of(layer[1])}
                 elif name == "F2":

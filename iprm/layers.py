@@ -66,6 +66,8 @@ def first_not_plain(stage: nn.Module, name: str, kind: type[nn.Module]) -> str |
     if has_hooks(stage):
         return f"{name} has a hook, or a forward of its own"
     for path, layer in stage._modules.items():
+        if layer is None:
+            continue
         for number, one in enumerate(layer if type(layer) is nn.ModuleList else (layer,)):
             if why := why_not_plain(one):
                 return f"{name}.{path}{f'.{number}' if one is not layer else ''} {why}"

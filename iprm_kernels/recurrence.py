@@ -85,7 +85,7 @@ def _fake_backward(grad_O, grad_E, grad_language, grad_visual, grad_operations, 
     return grad_O.new_empty(grad_O.shape), grad_O.new_empty(grad_O.shape), *tokens, grads
 
 
-class _Node(torch.autograd.Function):
+class _Recurrence(torch.autograd.Function):
     """The op in a graph. That of `torch.library` makes trees of its arguments: where there are some fifty weights, at
     a third of what all the rest costs in Python."""
 
@@ -95,7 +95,6 @@ class _Node(torch.autograd.Function):
         language_mask, visual_mask = masks
         ctx.maps, seed, *ctx.options, _, ctx.backend = options
         outputs = _below_autograd(keys, O, E, language, language_mask, visual, visual_mask, weights, *options)
-        ctx.memory = O.shape
         ctx.save_for_backward(language_mask, visual_mask, seed, *tensors, *outputs[2:5], *outputs[5])
         ctx.mark_non_differentiable(*outputs[5])
         ctx.set_materialize_grads(False)
@@ -116,7 +115,7 @@ def _in_graph(keys, O, E, language, language_mask, visual, visual_mask, weights,
     tensors = (O, E, language, visual, *weights)
     if not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
         return _below_autograd(keys, O, E, language, language_mask, visual, visual_mask, weights, *options)
-    outputs = _Node.apply(keys, (language_mask, visual_mask), options, *tensors)
+    outputs = _Recurrence.apply(keys, (language_mask, visual_mask), options, *tensors)
     return *outputs[:5], list(outputs[5:])
 
 
@@ -128,7 +127,7 @@ def _gradients(ctx, grads: tuple, needs: list[bool]) -> list[Tensor | None]:
         inputs = (O, E, language, language_mask, visual, visual_mask, weights)
         found = _replayed(inputs, [ctx.maps, seed, *ctx.options], grads, needs)
     else:
-        memory = [O.new_zeros(ctx.memory) if grad is None else grad for grad in grads[:2]]
+        memory = [O.new_zeros(O.shape) if grad is None else grad for grad in grads[:2]]
         *first, of_weights = torch.ops.iprm.recurrence_backward(
             *memory, *grads[2:], language, visual, weights, ctx.maps, *attentions, kept, seed, *ctx.options, needs,
             ctx.backend,

@@ -16,6 +16,11 @@ namespace iprm {
 
 using OptionalTensor = std::optional<at::Tensor>;
 
+// A tensor that may be undefined.
+inline OptionalTensor given(const at::Tensor& tensor) {
+    return tensor.defined() ? OptionalTensor(tensor) : std::nullopt;
+}
+
 // What an extension serves; each defines its own.
 extern const at::DeviceType kDeviceType;
 extern const std::initializer_list<at::ScalarType> kDtypes;

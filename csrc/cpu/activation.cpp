@@ -6,6 +6,7 @@ namespace iprm::cpu {
 Tensor activate(const std::string& name, const Tensor& x, const Tensor& out) {
     const Activation activation = parse_activation(name);
     if (activation == Activation::kIdentity) return x;
+    expect_floating(x, "x", -1);
     const Tensor in = operand(x), result = out.defined() ? out : allocate(x.sizes(), x);
     with_accumulator(x.scalar_type(), [&](auto zero) {
         using T = decltype(zero);
@@ -14,7 +15,7 @@ Tensor activate(const std::string& name, const Tensor& x, const Tensor& out) {
         parallel(x.numel(), operations,
                  [&](int64_t first, int64_t last) { kernels<T>().activation(args, first, last); });
     });
-    return result;
+    return converted(result, x.scalar_type());
 }
 
 }  // namespace iprm::cpu

@@ -1,4 +1,3 @@
-#include "../recurrence/run.h"
 #include "dispatch.h"
 #include "ops.h"
 
@@ -20,7 +19,7 @@ namespace {
 // drop(x) + addend, of one mask after the other.
 Tensor dropped(const Tensor& x, const std::vector<DropoutMask>& masks, const Tensor& addend, const Tensor& out) {
     const Tensor in = operand(x), result = out.defined() ? out : allocate(x.sizes(), x);
-    const OptionalTensor added = contiguous(recurrence::given(addend));
+    const OptionalTensor added = contiguous(given(addend));
     with_accumulator(x.scalar_type(), [&](auto zero) {
         using T = decltype(zero);
         constexpr int64_t unit = 256, drawing = 24;  // multiplications worth a number

@@ -9,14 +9,12 @@
 #include <array>
 #include <functional>
 
-#include "../recurrence/run.h"
 #include "dispatch.h"
 #include "ops.h"
 
 namespace iprm::cpu {
 namespace {
 
-using recurrence::given;
 using recurrence::Map;
 using recurrence::Product;
 using recurrence::Products;
@@ -274,13 +272,13 @@ class Linear {
             const Tensor right = back_ ? factor.weight : factor.weight.t();
             if (i > 0) {
                 to.addmm_(left, right);
-            } else if (addend_) {
-                at::addmm_out(to, addend_->view({rows_, columns_}), left, right);
+            } else if (addend_ || bias_) {
+                at::addmm_out(to, addend_ ? addend_->view({rows_, columns_}) : *bias_, left, right);
             } else {
                 at::mm_out(to, left, right);
             }
         }
-        if (bias_) to.add_(*bias_);
+        if (addend_ && bias_) to.add_(*bias_);
     }
 
     bool back_;
@@ -383,12 +381,10 @@ class RowGradients {
 
     template <typename T>
     void add_to(Work& work) const {
-        for (size_t i = 0; i < x_.size(); ++i) {
-            if (kernels<T>().library) {
-                by_library(i);
-            } else {
-                add_weight<T>(work, i);
-            }
+        if (kernels<T>().library) {
+            by_library();
+        } else {
+            for (size_t i = 0; i < x_.size(); ++i) add_weight<T>(work, i);
         }
         if (!product_.biases.empty()) add_biases<T>(work);
     }
@@ -456,14 +452,16 @@ class RowGradients {
                  });
     }
 
-    void by_library(size_t i) const {
+    void by_library() const {
         const Inside guard;
-        Tensor weight = product_.weights[i];
-        const Tensor dy = joined(dy_), x = joined(x_[i]);
-        if (product_.accumulate) {
-            weight.addmm_(dy.t(), x);
-        } else {
-            at::mm_out(weight, dy.t(), x);
+        const Tensor dy = joined(dy_);
+        for (size_t i = 0; i < x_.size(); ++i) {
+            Tensor weight = product_.weights[i];
+            if (product_.accumulate) {
+                weight.addmm_(dy.t(), joined(x_[i]));
+            } else {
+                at::mm_out(weight, dy.t(), joined(x_[i]));
+            }
         }
     }
 

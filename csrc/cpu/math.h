@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "../common/activation.h"
+#include "kernels.h"
 #include "vector.h"
 
 namespace iprm::cpu {

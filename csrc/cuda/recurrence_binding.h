@@ -4,10 +4,14 @@
 
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/elu.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/gelu.h>
 #include <ATen/ops/mm.h>
+#include <ATen/ops/relu.h>
+#include <ATen/ops/sigmoid.h>
 #include <ATen/ops/sum.h>
-
-#include "../recurrence/run.h"
+#include <ATen/ops/tanh.h>
 
 namespace iprm::cuda::binding {
 namespace {
@@ -44,15 +48,14 @@ void multiply(Product& product, bool back) {
             product.out = at::empty(shape, term.x.options());
         }
         flat = product.out.view({rows.size(0), weight.size(1)});
-        const bool biased = product.bias.defined();
-        const Tensor c = biased ? product.bias : product.addend.defined() ? matrix(product.addend) : Tensor();
+        const Tensor c = product.addend.defined() ? matrix(product.addend) : product.bias;
         if (c.defined()) {
             at::addmm_out(flat, c, rows, weight);
         } else {
             at::mm_out(flat, rows, weight);
         }
     }
-    if (product.bias.defined() && product.addend.defined()) product.out.add_(product.addend);
+    if (product.bias.defined() && product.addend.defined()) product.out.add_(product.bias);
 }
 
 void linear(Products& products) {
@@ -83,6 +86,24 @@ void row_products(const RowProducts& products) {
             at::sum_out(bias, dy, 0);
         }
         for (size_t i = 1; i < product.biases.size(); ++i) product.biases[i].copy_(bias);
+    }
+}
+
+Tensor activate(const std::string& name, const Tensor& x, const Tensor& out) {
+    const Activation activation = parse_activation(name);
+    if (activation == Activation::kIdentity) return x;
+    Tensor y = out.defined() ? out : at::empty_like(x);
+    switch (activation) {
+        case Activation::kTanh:
+            return at::tanh_out(y, x);
+        case Activation::kElu:
+            return at::elu_out(y, x);
+        case Activation::kRelu:
+            return at::relu_out(y, x);
+        case Activation::kGelu:
+            return at::gelu_out(y, x);
+        default:
+            return at::sigmoid_out(y, x);
     }
 }
 
@@ -119,7 +140,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
 const recurrence::Cores kCores{&linear,
                                &linear_back,
                                &row_products,
-                               &recurrence::activate,
+                               &activate,
                                &dropout_of_run,
                                &formation,
                                &formation_backward,

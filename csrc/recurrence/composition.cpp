@@ -1,8 +1,6 @@
 #include "composition.h"
 
 #include <ATen/ops/_foreach_add.h>
-#include <ATen/ops/add.h>
-#include <ATen/ops/cat.h>
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/zeros_like.h>
 

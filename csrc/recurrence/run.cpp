@@ -1,44 +1,21 @@
 #include "run.h"
 
 #include <ATen/ops/_foreach_add.h>
-#include <ATen/ops/elu.h>
 #include <ATen/ops/elu_backward.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
-#include <ATen/ops/gelu.h>
 #include <ATen/ops/gelu_backward.h>
 #include <ATen/ops/layer_norm.h>
 #include <ATen/ops/native_layer_norm.h>
 #include <ATen/ops/native_layer_norm_backward.h>
-#include <ATen/ops/relu.h>
-#include <ATen/ops/sigmoid.h>
 #include <ATen/ops/sigmoid_backward.h>
-#include <ATen/ops/tanh.h>
 #include <ATen/ops/tanh_backward.h>
 #include <ATen/ops/threshold_backward.h>
 #include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
+#include <iterator>
 
 namespace iprm::recurrence {
-
-Tensor activate(const std::string& name, const Tensor& x, const Tensor& out) {
-    const Activation activation = parse_activation(name);
-    if (activation == Activation::kIdentity) return x;
-    Tensor y = out.defined() ? out : at::empty_like(x);
-    switch (activation) {
-        case Activation::kTanh:
-            return at::tanh_out(y, x);
-        case Activation::kElu:
-            return at::elu_out(y, x);
-        case Activation::kRelu:
-            return at::relu_out(y, x);
-        case Activation::kGelu:
-            return at::gelu_out(y, x);
-        default:
-            return at::sigmoid_out(y, x);
-    }
-}
 
 const Tensor& kept_of(const std::string& name, const Tensor& x, const Tensor& y) { return name == "gelu" ? x : y; }
 
@@ -145,15 +122,17 @@ Tensors Run::sums_of(const std::vector<Parts>& gradients) const {
 
 namespace {
 
-Sites active(Sites sites) {
-    sites.erase(std::remove_if(sites.begin(), sites.end(), [](const Site& site) { return site.p == 0.0; }),
-                sites.end());
-    return sites;
+bool drops_any(const Site& site) { return site.p > 0.0; }
+
+Sites active(const Sites& sites) {
+    Sites found;
+    std::copy_if(sites.begin(), sites.end(), std::back_inserter(found), drops_any);
+    return found;
 }
 
 }  // namespace
 
-bool Run::drops(const Sites& sites) { return !active(sites).empty(); }
+bool Run::drops(const Sites& sites) { return std::any_of(sites.begin(), sites.end(), drops_any); }
 
 Tensor Run::drop(const Tensor& x, const Sites& sites, const Tensor& out) const {
     return drops(sites) ? cores.dropout(x, active(sites), seed, {}, out) : x;
@@ -180,12 +159,15 @@ Tensor Run::dropped_linear_back(const std::string& name, const Tensor& dy, const
 
 Tensor Run::two_layers(const std::string& first, const std::string& second, Map& map, const Tensor& x,
                        const std::string& activation, const Site& site, const Tensor& out) {
-    const Tensor before = linear(w[first], x), place = kept.place_ahead(first + "φ");
-    const bool keeps_slope = activation != "gelu" && activation != "identity";
-    const Tensor hidden = cores.activate(activation, before, keeps_slope ? place : Tensor());
-    kept.keep(first + "φ", kept_of(activation, before, hidden));  // where `second` does not tell it
+    const bool is_dropped = site.p > 0.0;
+    // The slope is kept where `second` does not tell it.
+    const Tensor slope = kept.place_ahead(first + "φ"),
+                 before = linear(w[first], x, activation == "gelu" ? slope : Tensor());
+    const Tensor place = is_dropped ? activation == "gelu" ? Tensor() : slope : kept.place_ahead(second);
+    const Tensor hidden = cores.activate(activation, before, place);
+    kept.keep(first + "φ", kept_of(activation, before, hidden));
     Tensor dropped = hidden;
-    if (site.p > 0.0) {
+    if (is_dropped) {
         dropped = drop(hidden, {site}, kept.place(second));
     } else {
         kept.keep(second, hidden);
@@ -224,7 +206,7 @@ std::pair<Tensor, Tensor> Run::project_back(const std::string& name, int64_t t, 
     }
     back.push_back({{{&column_of(name), dy}}});
     linear_back(back);
-    row(name + ".total", t, total(a, site, dy));
+    if (needed(name)) row(name + ".total", t, total(a, site, dy));
     const Tensor d = drop(back[1].out.to(a.scalar_type()).expand_as(a), {site});
     return {back[0].out, da.defined() ? da + d : d};
 }

@@ -1,9 +1,9 @@
 // What the stages share in one pass over the steps: the backend's cores, the weights, dropout, norms, what is kept, and
-// the rows that weight gradients are made of. Mirrors iprm_kernels/steps/run.py.
+// the rows that weight gradients are made of. Mirrors iprm_kernels/steps/run.py; but here products that do not wait for
+// one another are made together.
 #pragma once
 
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/stack.h>
 
 #include <set>
 #include <utility>
@@ -12,13 +12,9 @@
 
 namespace iprm::recurrence {
 
-// phi(x) by the library, see `Cores::activate`; what `gradient` needs of y = phi(x); and the gradient of x from that of
-// y.
-Tensor activate(const std::string& name, const Tensor& x, const Tensor& out = {});
+// What `gradient` needs of y = phi(x), and the gradient of x from that of y.
 const Tensor& kept_of(const std::string& name, const Tensor& x, const Tensor& y);
 Tensor gradient(const std::string& name, const Tensor& dy, const Tensor& kept);
-
-inline OptionalTensor given(const Tensor& tensor) { return tensor.defined() ? OptionalTensor(tensor) : std::nullopt; }
 
 // What a gradient is the sum of: products on their way back, and gradients as they are.
 struct Parts {
@@ -44,7 +40,8 @@ class Kept {
     const Tensor& at(const std::string& name, int64_t i) { return tensors_.at(name).place(i); }
     // The next place of that name, for its tensor to be written to; undefined where the name is not kept.
     Tensor place(const std::string& name);
-    // That place, which `keep` is to be told of; undefined also behind the last.
+    // The next place without moving on: for a tensor that is written there and then passed to `keep`. Undefined where
+    // the name is not kept, or all its places are filled.
     Tensor place_ahead(const std::string& name);
     // Keeps a tensor, be it made in the next place or not: then it is copied there by `finish`.
     void keep(const std::string& name, const Tensor& x);
@@ -117,7 +114,8 @@ class Run {
                            const std::string& activation, const Site& site);
 
     // A map after the pooling: sum_j drop(a_kj) (W x_j + b) = W (sum_j drop(a_kj) x_j) + b sum_j drop(a_kj).
-    // Adds W pooled + b total to a product; total is 1 unless it is dropped, and b then like a map of one number.
+    // Adds W pooled + b total to a product. total = sum_j drop(a_kj) is 1 where nothing is dropped; else b is the
+    // weight of a second term, of one input.
     void project(Product& product, const std::string& name, const Tensor& pooled, const Tensor& a, const Site& site);
     // -> the gradient of pooled, and that of the attention a.
     std::pair<Tensor, Tensor> project_back(const std::string& name, int64_t t, const Tensor& dy, const Tensor& a,
@@ -129,10 +127,15 @@ class Run {
     Tensor norm(const std::string& name, const Tensor& x);
     Tensor norm_back(const std::string& name, int64_t t, const Tensor& dy);
 
-    // Puts down the gradient (B, K, outputs) of what a map gives in step t.
+    // Puts down the gradient (B, K, outputs) of what a map gives in step t; under its name with ".total" what its bias
+    // met.
     void row(const std::string& name, int64_t t, const Tensor& dy);
     // The rows put down under a name, of all steps. They are asked for once, and not held longer.
-    Tensors rows(const std::string& name) { return std::move(rows_.at(name)); }
+    Tensors rows(const std::string& name) {
+        auto found = rows_.extract(name);
+        TORCH_INTERNAL_ASSERT(found, "no rows of ", name);
+        return std::move(found.mapped());
+    }
     const Tensor& rows_of_step(const std::string& name, int64_t t) const { return rows_.at(name)[t]; }
 
     // Weight and bias gradients of a map from its rows and its inputs (T, B, K, .), which are joined along the width.

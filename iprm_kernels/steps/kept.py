@@ -8,6 +8,8 @@ of B·K·N is among them. In the inputs' dtype; on the CPU, which computes 16 bi
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -16,7 +18,7 @@ from iprm_kernels.steps.weights import Options
 
 
 @functools.lru_cache(maxsize=64)
-def widths(maps: str, o: Options) -> dict[str, tuple[int, str]]:
+def widths(maps: str, o: Options) -> Mapping[str, tuple[int, str]]:
     """By name, of what is kept of every step: how many times (B, K, ·), and its width, "D", "2D", "R" or "2R".
 
     maps: the names of those that are given, joined by commas.
@@ -62,7 +64,7 @@ def widths(maps: str, o: Options) -> dict[str, tuple[int, str]]:
     norm("update_norm_o")
     norm("update_norm_r")
     if "Qo" not in given:
-        return table
+        return MappingProxyType(table)
     keep("o")
     keep("e")
     keep("Qo")
@@ -75,7 +77,7 @@ def widths(maps: str, o: Options) -> dict[str, tuple[int, str]]:
         keep(name, where=p.composition_value == 0.0)
     norm("composition_norm_o")
     norm("composition_norm_r")
-    return table
+    return MappingProxyType(table)
 
 
 def once(maps: str, o: Options) -> tuple[str, ...]:
