@@ -50,7 +50,7 @@ def call_of(config: IPRMConfig, dtype=torch.float64, B=2, L=4, N=5, masked=True)
     torch.manual_seed(3)
     model = fast.IPRM(config).to(dtype)
     for p in model.parameters():
-        torch.nn.init.normal_(p, std=0.5)
+        torch.nn.init.normal_(p, std=0.5 * (12 / config.dim) ** 0.5)  # as large sums for every width
     K, D = config.num_ops, config.dim
     tensors = [torch.randn(*shape, dtype=dtype) for shape in ((B, K, D), (B, K, D), (B, L, D), (B, N, D))]
     masks = [torch.rand(B, n) > 0.3 for n in (L, N)] if masked else [None, None]
@@ -130,6 +130,25 @@ def many_rows(name: str, dropped: bool) -> IPRMConfig:
 def test_backward_of_many_rows(name, dropped, backend):
     """Which products are made from another form of the weights."""
     check_against_autograd(*call_of(many_rows(name, dropped), B=30), backend)
+
+
+@pytest.mark.numerical
+@pytest.mark.parametrize("dropped", [False, True])
+def test_backward_of_large_weights(dropped, backend):
+    """Which the library multiplies with on processors without AVX2."""
+    config = dataclasses.replace(config_of("defaults", dropped), dim=192, num_steps=2)
+    check_against_autograd(*call_of(config, B=24), backend)
+
+
+@pytest.mark.parametrize("name", ["defaults", "no window", "simple, two layers"])
+def test_gradients_of_an_empty_batch(name, backend):
+    """Are zero, and empty."""
+    args, options = call_of(config_of(name, dropped=True), B=0)
+    leaves = leaves_of(args)
+    outputs = outputs_of(args, options, backend)
+    grads = torch.autograd.grad([y.sum() for y in outputs], leaves, allow_unused=True)
+    for x, d in zip(leaves, grads, strict=True):
+        assert d is None or (d.shape == x.shape and not d.any())
 
 
 @pytest.mark.parametrize("dropped", [False, True])
