@@ -97,7 +97,16 @@ def backend(request):
     return request.param
 
 
-def check_against_autograd(args, options, backend):
+def each_number_is_close(got, exact):
+    torch.testing.assert_close(got, exact, rtol=1e-9, atol=1e-10)
+
+
+def is_close_as_a_whole(got, exact):
+    """Long sums of terms that cancel leave single numbers with fewer digits."""
+    assert (got - exact).norm() <= 1e-10 * (exact.norm() + 1)
+
+
+def check_against_autograd(args, options, backend, check_gradient):
     found, want = outputs_of(args, options, backend), by_autograd(args, options)
     torch.testing.assert_close(found, list(want), rtol=1e-10, atol=1e-10)
     weighting = [torch.randn_like(t) for t in want]
@@ -108,7 +117,7 @@ def check_against_autograd(args, options, backend):
         grads.append(torch.autograd.grad([y for y, _ in pairs], leaves, [dy for _, dy in pairs], allow_unused=True))
     for x, got, exact in zip(leaves, *grads, strict=True):
         exact = torch.zeros_like(x) if exact is None else exact
-        assert (got - exact).norm() <= 1e-10 * (exact.norm() + 1)
+        check_gradient(got, exact)
 
 
 @pytest.mark.numerical
@@ -116,7 +125,7 @@ def check_against_autograd(args, options, backend):
 @pytest.mark.parametrize("name", OPTIONS)
 def test_backward_equals_autograd(name, dropped, backend):
     """Of the memory and of every attention, for every input and weight."""
-    check_against_autograd(*call_of(config_of(name, dropped)), backend)
+    check_against_autograd(*call_of(config_of(name, dropped)), backend, each_number_is_close)
 
 
 def many_rows(name: str, dropped: bool) -> IPRMConfig:
@@ -129,7 +138,7 @@ def many_rows(name: str, dropped: bool) -> IPRMConfig:
 @pytest.mark.parametrize("name", OPTIONS)
 def test_backward_of_many_rows(name, dropped, backend):
     """Which products are made from another form of the weights."""
-    check_against_autograd(*call_of(many_rows(name, dropped), B=30), backend)
+    check_against_autograd(*call_of(many_rows(name, dropped), B=30), backend, is_close_as_a_whole)
 
 
 @pytest.mark.numerical
@@ -137,7 +146,7 @@ def test_backward_of_many_rows(name, dropped, backend):
 def test_backward_of_large_weights(dropped, backend):
     """Which the library multiplies with on processors without AVX2."""
     config = dataclasses.replace(config_of("defaults", dropped), dim=192, num_steps=2)
-    check_against_autograd(*call_of(config, B=24), backend)
+    check_against_autograd(*call_of(config, B=24), backend, is_close_as_a_whole)
 
 
 @pytest.mark.parametrize("name", ["defaults", "no window", "simple, two layers"])
@@ -147,6 +156,7 @@ def test_gradients_of_an_empty_batch(name, backend):
     leaves = leaves_of(args)
     outputs = outputs_of(args, options, backend)
     grads = torch.autograd.grad([y.sum() for y in outputs], leaves, allow_unused=True)
+    assert any(d is not None for d in grads)
     for x, d in zip(leaves, grads, strict=True):
         assert d is None or (d.shape == x.shape and not d.any())
 
