@@ -38,10 +38,10 @@ struct PackedWeight {
     at::Tensor form;
 };
 
-using Product = at::Tensor (*)(const at::Tensor&, const at::Tensor&, const iprm::OptionalTensor&, at::Tensor*,
-                               const iprm::OptionalTensor&);
+using SingleProduct = at::Tensor (*)(const at::Tensor&, const at::Tensor&, const iprm::OptionalTensor&, at::Tensor*,
+                                     const iprm::OptionalTensor&);
 
-template <Product kProduct>
+template <SingleProduct kProduct>
 at::Tensor product(const at::Tensor& x, const at::Tensor& weight, const iprm::OptionalTensor& c, PackedWeight* packed,
                    const iprm::OptionalTensor& out) {
     return kProduct(x, weight, c, packed == nullptr ? nullptr : &packed->form, out);

@@ -159,12 +159,11 @@ Tensor Run::dropped_linear_back(const std::string& name, const Tensor& dy, const
 
 Tensor Run::two_layers(const std::string& first, const std::string& second, Map& map, const Tensor& x,
                        const std::string& activation, const Site& site, const Tensor& out) {
-    const bool is_dropped = site.p > 0.0;
-    // The slope is kept where `second` does not tell it.
-    const Tensor slope = kept.place_ahead(first + "φ"),
-                 before = linear(w[first], x, activation == "gelu" ? slope : Tensor());
-    const Tensor place = is_dropped ? activation == "gelu" ? Tensor() : slope : kept.place_ahead(second);
-    const Tensor hidden = cores.activate(activation, before, place);
+    // All are made where they are kept: the slope apart where `second` does not tell it.
+    const bool of_before = activation == "gelu", is_dropped = site.p > 0.0;
+    const Tensor slope = kept.place_ahead(first + "φ"), input = is_dropped ? Tensor() : kept.place_ahead(second);
+    const Tensor before = linear(w[first], x, of_before ? slope : Tensor());
+    const Tensor hidden = cores.activate(activation, before, of_before || !slope.defined() ? input : slope);
     kept.keep(first + "φ", kept_of(activation, before, hidden));
     Tensor dropped = hidden;
     if (is_dropped) {
