@@ -47,10 +47,9 @@ def config_of(name: str, dropped: bool) -> IPRMConfig:
 
 def call_of(config: IPRMConfig, dtype=torch.float64, B=2, L=4, N=5, masked=True):
     """Positional and keyword arguments of `recurrence` for such a module, all tensors with gradients."""
-    torch.manual_seed(3)
     model = fast.IPRM(config).to(dtype)
     for p in model.parameters():
-        torch.nn.init.normal_(p, std=0.5 * (12 / config.dim) ** 0.5)  # as large sums for every width
+        torch.nn.init.normal_(p, std=config.dim**-0.5)  # sums of about 1 for every width: little is amplified
     K, D = config.num_ops, config.dim
     tensors = [torch.randn(*shape, dtype=dtype) for shape in ((B, K, D), (B, K, D), (B, L, D), (B, N, D))]
     masks = [torch.rand(B, n) > 0.3 for n in (L, N)] if masked else [None, None]
@@ -97,18 +96,16 @@ def backend(request):
     return request.param
 
 
-def each_number_is_close(got, exact):
-    torch.testing.assert_close(got, exact, rtol=1e-9, atol=1e-10)
+def check_close(got, exact):
+    """Each number, by the size of the largest beside it: where large terms cancel, little is left of their digits."""
+    bound = 1e-10 * max([1.0, *exact.detach().abs().flatten().tolist()])
+    torch.testing.assert_close(got, exact, rtol=0, atol=bound)
 
 
-def is_close_as_a_whole(got, exact):
-    """Long sums of terms that cancel leave single numbers with fewer digits."""
-    assert (got - exact).norm() <= 1e-10 * (exact.norm() + 1)
-
-
-def check_against_autograd(args, options, backend, check_gradient):
+def check_against_autograd(args, options, backend):
     found, want = outputs_of(args, options, backend), by_autograd(args, options)
-    torch.testing.assert_close(found, list(want), rtol=1e-10, atol=1e-10)
+    for got, exact in zip(found, want, strict=True):
+        check_close(got, exact)
     weighting = [torch.randn_like(t) for t in want]
     leaves = leaves_of(args)
     grads = []
@@ -116,8 +113,7 @@ def check_against_autograd(args, options, backend, check_gradient):
         pairs = [(y, dy) for y, dy in zip(outputs, weighting, strict=True) if y.requires_grad]
         grads.append(torch.autograd.grad([y for y, _ in pairs], leaves, [dy for _, dy in pairs], allow_unused=True))
     for x, got, exact in zip(leaves, *grads, strict=True):
-        exact = torch.zeros_like(x) if exact is None else exact
-        check_gradient(got, exact)
+        check_close(got, torch.zeros_like(x) if exact is None else exact)
 
 
 @pytest.mark.numerical
@@ -125,7 +121,7 @@ def check_against_autograd(args, options, backend, check_gradient):
 @pytest.mark.parametrize("name", OPTIONS)
 def test_backward_equals_autograd(name, dropped, backend):
     """Of the memory and of every attention, for every input and weight."""
-    check_against_autograd(*call_of(config_of(name, dropped)), backend, each_number_is_close)
+    check_against_autograd(*call_of(config_of(name, dropped)), backend)
 
 
 def many_rows(name: str, dropped: bool) -> IPRMConfig:
@@ -138,7 +134,7 @@ def many_rows(name: str, dropped: bool) -> IPRMConfig:
 @pytest.mark.parametrize("name", OPTIONS)
 def test_backward_of_many_rows(name, dropped, backend):
     """Which products are made from another form of the weights."""
-    check_against_autograd(*call_of(many_rows(name, dropped), B=30), backend, is_close_as_a_whole)
+    check_against_autograd(*call_of(many_rows(name, dropped), B=30), backend)
 
 
 @pytest.mark.numerical
@@ -146,7 +142,7 @@ def test_backward_of_many_rows(name, dropped, backend):
 def test_backward_of_large_weights(dropped, backend):
     """Which the library multiplies with on processors without AVX2."""
     config = dataclasses.replace(config_of("defaults", dropped), dim=192, num_steps=2)
-    check_against_autograd(*call_of(config, B=24), backend, is_close_as_a_whole)
+    check_against_autograd(*call_of(config, B=24), backend)
 
 
 @pytest.mark.parametrize("name", ["defaults", "no window", "simple, two layers"])
@@ -248,7 +244,7 @@ def test_frozen_weights_get_no_gradient_and_no_product(execution, backend, monke
         assert len(set(multiplied)) <= (1 if i >= 4 else 0)  # none for the memory and the tokens
         for j, other in enumerate(leaves_of(args)):
             assert (other.grad is None) == (i != j)
-        torch.testing.assert_close(leaf.grad, want[i], rtol=1e-9, atol=1e-10)
+        check_close(leaf.grad, want[i])
 
 
 def test_checks_its_arguments():
