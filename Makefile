@@ -21,7 +21,7 @@ NATIVE := find csrc benchmarks tests/cuda_on_host -name '*.h' -o -name '*.c' -o 
 run: train bench-short
 
 train: $(READY)
-	$(BIN)/python -m iprm.clevr.train --record $(OUT)/train.json
+	$(BIN)/python -m iprm.vqa.training.side_by_side --record $(OUT)/train.json
 
 # The report is written even where a variant was found wrong, which it then shows; the run fails all the same.
 BENCHMARK = $(BIN)/python -m pytest benchmarks -q --benchmark-json=$(OUT)/benchmark.json

@@ -15,6 +15,7 @@ for name in {blocked!r}:
     sys.modules[name] = None
 import iprm, iprm.fast, iprm.reference, iprm_kernels, torch
 assert not torch.cuda.is_initialized()
+assert not any(name.startswith("iprm.vqa") for name in sys.modules)
 model = iprm.fast.IPRM(iprm.IPRMConfig(dim=8, num_ops=2, num_steps=2))
 out = model(torch.randn(2, 3, 8), torch.randn(2, 8), torch.randn(2, 5, 8))
 out.sum().backward()
@@ -51,7 +52,7 @@ for package in (iprm, iprm_kernels, benchmarks):
                 faults.append((module.name, found["x"]))
 assert not faults, faults
 """
-OPTIONAL = ["triton", "matplotlib", "pytest_benchmark", "rich"]
+OPTIONAL = ["triton", "matplotlib", "pytest_benchmark", "rich", "omegaconf", "safetensors", "tensorboard", "h5py"]
 """What need not be installed; without it, a module that needs it cannot be imported."""
 FUNCTIONS = [f"iprm_kernels.{name}" for name in ("composition", "dropout", "execution", "formation", "recurrence")]
 """Rooms whose public function has their name, and stands for them in the package."""

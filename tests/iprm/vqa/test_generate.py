@@ -7,10 +7,10 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from iprm.clevr.generate import Settings, cached, main, make_questions, make_scenes, write
-from iprm.clevr.programs import FAMILIES, asked, execute, family
-from iprm.clevr.questions import TEMPLATES
-from iprm.clevr.scenes import VALUES, along, random_scene
+from iprm.vqa.data.generate.files import Settings, cached, main, make_questions, make_scenes, write
+from iprm.vqa.data.generate.questions import TEMPLATES
+from iprm.vqa.data.generate.scenes import VALUES, along, random_scene
+from iprm.vqa.data.programs import FAMILIES, asked, execute, family
 
 SETTINGS = Settings(train_scenes=60, val_scenes=5, max_objects=6)
 

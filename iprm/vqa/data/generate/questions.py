@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import Any
 
-from iprm.clevr.programs import ATTRIBUTES, DIRECTIONS, Degenerate, answer_text, apply, asked, is_degenerate
-from iprm.clevr.scenes import VALUES
+from iprm.vqa.data.generate.scenes import VALUES
+from iprm.vqa.data.programs import ATTRIBUTES, DIRECTIONS, Degenerate, answer_text, apply, asked, is_degenerate
 
 PHRASES = {"left": "left of", "right": "right of", "front": "in front of", "behind": "behind"}
 SUBSETS = [list(combinations(ATTRIBUTES, size)) for size in range(1, 5)]  # by size, shortest first

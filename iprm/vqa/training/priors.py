@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable
 
-from iprm.clevr.data import Split
+from iprm.vqa.data.examples import Question
+from iprm.vqa.data.tensors import Split
 
-Kind = tuple[str, str]  # family, last function
 
-
-def _most_frequent(split: Split, group: Callable[[Kind], Hashable]) -> dict[Hashable, int]:
-    counts: dict[Hashable, Counter[int]] = defaultdict(Counter)
-    for kind, answer in zip(split.kinds, split.answers.tolist(), strict=True):
-        counts[group(kind)][answer] += 1
+def _most_frequent(split: Split, group: Callable[[Question], Hashable]) -> dict[Hashable, str]:
+    counts: dict[Hashable, Counter[str]] = defaultdict(Counter)
+    for question in split.questions:
+        counts[group(question)][question.answer] += 1
     return {key: counter.most_common(1)[0][0] for key, counter in counts.items()}
 
 
-def prior_accuracy(train: Split, val: Split, group: Callable[[Kind], Hashable]) -> dict[str, float]:
+def prior_accuracy(train: Split, val: Split, group: Callable[[Question], Hashable]) -> dict[str, float]:
     """Return the share of `val` that the most frequent answer of the same group in `train` gets right.
 
     Keys: `overall`, and each family of `val`. A group that training never saw gets nothing right.
@@ -25,10 +24,10 @@ def prior_accuracy(train: Split, val: Split, group: Callable[[Kind], Hashable]) 
     guesses = _most_frequent(train, group)
     right: Counter[str] = Counter()
     asked: Counter[str] = Counter()
-    for kind, answer in zip(val.kinds, val.answers.tolist(), strict=True):
-        for name in ("overall", kind[0]):
+    for question in val.questions:
+        for name in ("overall", question.family):
             asked[name] += 1
-            right[name] += guesses.get(group(kind)) == answer
+            right[name] += guesses.get(group(question)) == question.answer
     return {name: right[name] / asked[name] for name in ("overall", *val.families)}
 
 
@@ -38,5 +37,5 @@ def priors(train: Split, val: Split) -> dict[str, dict[str, float]]:
     `answer`: one answer to everything. `family`: one for each question family. `kind`: one for each family
     and last function, so that a question for a size is answered with a size.
     """
-    groups = {"answer": lambda kind: None, "family": lambda kind: kind[0], "kind": lambda kind: kind}
+    groups = {"answer": lambda q: None, "family": lambda q: q.family, "kind": lambda q: (q.family, q.kind)}
     return {name: prior_accuracy(train, val, group) for name, group in groups.items()}

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
-from iprm.clevr.data import Batch
+from iprm.vqa.data.tensors import Batch
 
 
 @dataclass(frozen=True)

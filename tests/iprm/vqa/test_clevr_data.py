@@ -5,14 +5,21 @@ import json
 import pytest
 import torch
 
-from iprm.clevr import files
-from iprm.clevr.data import PAD, UNKNOWN, Vocabulary, load, words
-from iprm.clevr.files import FileError, find, records
-from iprm.clevr.generate import Settings, make_questions, make_scenes, write
-from iprm.clevr.priors import priors
-from iprm.clevr.programs import ATTRIBUTES
+from iprm.vqa.data import records as stream
+from iprm.vqa.data.examples import DataError
+from iprm.vqa.data.generate.files import Settings, make_questions, make_scenes, write
+from iprm.vqa.data.programs import ATTRIBUTES
+from iprm.vqa.data.records import find, records
+from iprm.vqa.data.sources import source
+from iprm.vqa.data.tensors import PAD, UNKNOWN, Vocabulary, words
+from iprm.vqa.data.tensors import load as load_data
+from iprm.vqa.training.priors import priors
 
 SETTINGS = Settings(train_scenes=12, val_scenes=4, questions_per_scene=6, min_objects=3, max_objects=5)
+
+
+def load(folder, *args, **options):
+    return load_data(source("clevr", folder), *args, **options)
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +54,14 @@ def test_round_trip(folder, data):
         assert v.answers.texts[batch.answers[row]] == question["answer"]
         things = scenes[question["image_index"]]["objects"]
         assert batch.visual_mask[row].sum() == len(things)
-        for code, thing in zip(batch.attributes[row], things, strict=False):
-            texts = [vocabulary.texts[i] for vocabulary, i in zip(v.attributes, code, strict=True)]
+        for code, thing in zip(batch.labels[row], things, strict=False):
+            texts = [vocabulary.texts[i] for vocabulary, i in zip(v.labels.values(), code, strict=True)]
             assert texts == [thing[a] for a in ATTRIBUTES]
 
 
 def test_places_are_the_viewers(data):
     scene = make_scenes(SETTINGS, "train")[0]
-    right = data.train.places[0, :, 0]
+    right = data.train.scenes[0].numbers[:, 0]
     for i, lefts in enumerate(scene["relationships"]["left"]):
         assert all(right[j] < right[i] for j in lefts)
 
@@ -68,12 +75,12 @@ def test_padding_and_masks(data):
     assert torch.equal(batch.language_mask.sum(1), batch.lengths)
     assert (batch.words[~batch.language_mask] == PAD).all()
     assert (batch.words[batch.language_mask] > UNKNOWN).all()
-    N = batch.attributes.shape[1]
-    assert batch.places.shape == (B, N, 3)
+    N = batch.labels.shape[1]
+    assert batch.numbers.shape == (B, N, 3)
     assert batch.visual_mask.shape == (B, N)
     assert batch.visual_mask.any(0).all()  # no column that all of the batch pads
-    assert (batch.attributes[~batch.visual_mask] == PAD).all()
-    assert (batch.places[~batch.visual_mask] == 0).all()
+    assert (batch.labels[~batch.visual_mask] == PAD).all()
+    assert (batch.numbers[~batch.visual_mask] == 0).all()
 
 
 def test_batches_follow_the_seed(data):
@@ -90,7 +97,7 @@ def test_batches_follow_the_seed(data):
 
 def test_dtype_and_device(data):
     batch = data.train.batch(torch.arange(4)).to("cpu", torch.float64)
-    assert batch.places.dtype == torch.float64
+    assert batch.numbers.dtype == torch.float64
     assert batch.words.dtype == torch.int64
 
 
@@ -109,26 +116,26 @@ def test_only_so_many_questions(folder):
     data = load(folder, train_questions=5, val_questions=3)
     assert len(data.train) == 5
     assert len(data.val) == 3
-    assert len(data.train.counts) == 1  # scenes that are not asked about are not kept
+    assert len(data.train.scenes) == 1  # scenes that are not asked about are not kept
 
 
 def test_flat_layout(folder, tmp_path, data):
     rewrite(folder, tmp_path, "", None)
     flat = load(tmp_path)
     assert torch.equal(flat.train.words, data.train.words)
-    assert torch.equal(flat.val.places, data.val.places)
+    assert torch.equal(flat.val.batch(torch.arange(9)).numbers, data.val.batch(torch.arange(9)).numbers)
 
 
 def test_streams_across_chunks(folder, monkeypatch):
     path = find(folder, "questions", "train")
-    monkeypatch.setattr(files, "CHUNK", 100)
+    monkeypatch.setattr(stream, "CHUNK", 100)
     assert list(records(path, "questions")) == json.loads(path.read_text())["questions"]
 
 
 @pytest.mark.parametrize("key", ["answer", "program", "question", "image_index"])
 def test_question_without_a_key(folder, tmp_path, key):
     rewrite(folder, tmp_path, "CLEVR_train_questions.json", lambda content: content["questions"][1].pop(key))
-    with pytest.raises(FileError, match=rf"CLEVR_train_questions.json: question 1: expected the key '{key}'"):
+    with pytest.raises(DataError, match=rf"CLEVR_train_questions.json: question 1: expected the key '{key}'"):
         load(tmp_path)
 
 
@@ -137,13 +144,13 @@ def test_unknown_function(folder, tmp_path):
         content["questions"][0]["program"][0]["function"] = "smell"
 
     rewrite(folder, tmp_path, "CLEVR_val_questions.json", change)
-    with pytest.raises(FileError, match=r"CLEVR_val_questions.json: question 0: .*unknown function 'smell'"):
+    with pytest.raises(DataError, match=r"CLEVR_val_questions.json: question 0: .*unknown function 'smell'"):
         load(tmp_path)
 
 
 def test_missing_scene(folder, tmp_path):
     rewrite(folder, tmp_path, "CLEVR_val_scenes.json", lambda content: content["scenes"].pop(0))
-    with pytest.raises(FileError, match=r"CLEVR_val_scenes.json: expected a scene with image_index 0"):
+    with pytest.raises(DataError, match=r"CLEVR_val_scenes.json: expected a scene with image_index 0"):
         load(tmp_path)
 
 
@@ -152,7 +159,7 @@ def test_object_without_coordinates(folder, tmp_path):
         del content["scenes"][0]["objects"][1]["3d_coords"]
 
     rewrite(folder, tmp_path, "CLEVR_train_scenes.json", change)
-    with pytest.raises(FileError, match="expected the key '3d_coords'"):
+    with pytest.raises(DataError, match="expected the key '3d_coords'"):
         load(tmp_path)
 
 
@@ -171,21 +178,21 @@ def test_object_without_coordinates(folder, tmp_path):
 )
 def test_wrong_json(tmp_path, text, message):
     (tmp_path / "CLEVR_train_questions.json").write_text(text)
-    with pytest.raises(FileError, match=f"CLEVR_train_questions.json: .*{message}"):
+    with pytest.raises(DataError, match=f"CLEVR_train_questions.json: .*{message}"):
         load(tmp_path)
 
 
 def test_file_that_ends_early(tmp_path):
     path = tmp_path / "cut.json"
     path.write_text('{"questions": [{"a": 1}')
-    with pytest.raises(FileError, match=r"cut.json: expected , or \], got the end of the file"):
+    with pytest.raises(DataError, match=r"cut.json: expected , or \], got the end of the file"):
         list(records(path, "questions"))
 
 
 def test_missing_files(tmp_path):
-    with pytest.raises(FileError, match="expected a folder"):
+    with pytest.raises(DataError, match="expected a folder"):
         load(tmp_path / "nowhere")
-    with pytest.raises(FileError, match=r"expected .*questions/CLEVR_train_questions.json or"):
+    with pytest.raises(DataError, match=r"expected .*questions/CLEVR_train_questions.json or"):
         load(tmp_path)
 
 

@@ -1,6 +1,6 @@
 """Write scenes and questions in CLEVR's files, from a seed: the data for a machine without the real data set.
 
-    python -m iprm.clevr.generate build/clevr --train-scenes 6000 --val-scenes 400
+    python -m iprm.vqa.data.generate build/clevr --train-scenes 6000 --val-scenes 400
 
 The layout is that of CLEVR v1.0, without images: `scenes/CLEVR_train_scenes.json`,
 `questions/CLEVR_train_questions.json` and the same for `val`. The two splits never share a scene.
@@ -16,9 +16,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from iprm.clevr.programs import Degenerate
-from iprm.clevr.questions import Balance, ask
-from iprm.clevr.scenes import random_scene
+from iprm.vqa.data.generate.questions import Balance, ask
+from iprm.vqa.data.generate.scenes import random_scene
+from iprm.vqa.data.programs import Degenerate
 
 VERSION = "generated-1"
 
@@ -141,7 +141,7 @@ def settings_from(arguments: argparse.Namespace) -> Settings:
 
 def main(argv: list[str] | None = None) -> int:
     """Write the files of the given settings."""
-    parser = argparse.ArgumentParser(prog="python -m iprm.clevr.generate", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m iprm.vqa.data.generate", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="where scenes/ and questions/ are written")
     parser.add_argument("--seed", type=int, default=0)
     add_arguments(parser)
@@ -153,7 +153,3 @@ def main(argv: list[str] | None = None) -> int:
     write(arguments.folder, settings)
     print(f"written: {arguments.folder}")
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

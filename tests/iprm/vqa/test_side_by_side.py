@@ -6,12 +6,13 @@ import subprocess
 import pytest
 import torch
 
-from iprm.clevr import memory, report, train
-from iprm.clevr.data import load
-from iprm.clevr.generate import Settings, write
-from iprm.clevr.model import QuestionAnswerer
-from iprm.clevr.variants import VARIANTS, reasoner
 from iprm.config import IPRMConfig
+from iprm.vqa.data.generate.files import Settings, write
+from iprm.vqa.data.sources import source
+from iprm.vqa.data.tensors import load
+from iprm.vqa.models.answerer import InputSizes, QuestionAnswerer
+from iprm.vqa.models.reasoners import VARIANTS, reasoner
+from iprm.vqa.training import memory, report, side_by_side
 
 TINY = [
     "--steps",
@@ -45,7 +46,7 @@ def folder(tmp_path_factory):
 
 def run(tmp_path, *extra):
     path = tmp_path / "record" / "train.json"
-    code = train.main([*TINY, "--device", "cpu", "--no-memory", "--record", str(path), *extra])
+    code = side_by_side.main([*TINY, "--device", "cpu", "--no-memory", "--record", str(path), *extra])
     return code, json.loads(path.read_text()) if path.exists() else None
 
 
@@ -90,30 +91,31 @@ def test_missing_folder(tmp_path, capsys):
 
 
 def test_wrong_steps(tmp_path, folder, capsys):
-    assert train.main(["--steps", "0", "--clevr-dir", str(folder)]) == 2
+    assert side_by_side.main(["--steps", "0", "--clevr-dir", str(folder)]) == 2
     assert "--steps: expected at least 1, got 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_padding_changes_no_answer(folder, variant):
-    data = load(folder)
+    data = load(source("clevr", folder))
     torch.manual_seed(0)
     config = IPRMConfig(dim=8, num_ops=2, num_steps=2, op_init="language")
-    model = QuestionAnswerer(reasoner(variant), config, data.vocabularies).eval()
+    sizes = InputSizes.of(data.train.source, data.vocabularies)
+    model = QuestionAnswerer(reasoner(variant, config), 8, sizes).eval()
     rows = torch.arange(12)
     together = model(data.train.batch(rows))
     alone = torch.cat([model(data.train.batch(rows[i : i + 1])) for i in range(12)])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
-def test_odd_width_is_refused(folder):
+def test_odd_width_is_refused():
     with pytest.raises(ValueError, match="dim: expected an even number"):
-        QuestionAnswerer(reasoner("reference"), IPRMConfig(dim=9, reduction=1), load(folder).vocabularies)
+        QuestionAnswerer(reasoner("reference", IPRMConfig(dim=9, reduction=1)), 9, InputSizes(9, (5,), 3, 9))
 
 
 def test_unknown_variant():
-    with pytest.raises(ValueError, match="variant: expected one of reference, fast, got 'quick'"):
-        reasoner("quick")
+    with pytest.raises(ValueError, match=r"reasoner: expected one of reference, fast, .*, got 'quick'"):
+        reasoner("quick", IPRMConfig())
 
 
 def test_agreement():

@@ -1,7 +1,7 @@
 """Train the reference module and the fast module side by side on CLEVR's questions.
 
-    python -m iprm.clevr.train                        # questions generated into build/clevr
-    python -m iprm.clevr.train --clevr-dir CLEVR_v1.0 # the real data set (or CLEVR_DIR in the environment)
+    python -m iprm.vqa.training.side_by_side              # questions generated into build/questions
+    python -m iprm.vqa.training.side_by_side --clevr-dir CLEVR_v1.0   # the real data set (or $CLEVR_DIR)
 
 Both start from the same weights and take the same batches, with the generator of torch at the same seed in
 each step, so that the same dropout masks are drawn; the losses of the first steps therefore agree to
@@ -25,13 +25,15 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from iprm.clevr import generate, memory, report
-from iprm.clevr.data import Batch, Data, load
-from iprm.clevr.model import QuestionAnswerer
-from iprm.clevr.priors import priors
-from iprm.clevr.trainer import Schedule, Trainer
-from iprm.clevr.variants import VARIANTS, reasoner
 from iprm.config import IPRMConfig
+from iprm.vqa.data.generate import files as generate
+from iprm.vqa.data.sources import source
+from iprm.vqa.data.tensors import Batch, Data, load
+from iprm.vqa.models.answerer import InputSizes, QuestionAnswerer
+from iprm.vqa.models.reasoners import VARIANTS, reasoner
+from iprm.vqa.training import memory, report
+from iprm.vqa.training.priors import priors
+from iprm.vqa.training.trainer import Schedule, Trainer
 
 # In float32 on a CPU the first 20 losses were seen to differ by up to 2e-7, relatively. A dropout rate of 0.14 in
 # place of 0.15 at one site gives 2e-4, a site left out 1e-3, other masks throughout 7e-3: the tolerance lies
@@ -46,7 +48,9 @@ EVAL_BATCH = 500
 
 def arguments_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
-    parser = argparse.ArgumentParser(prog="python -m iprm.clevr.train", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m iprm.vqa.training.side_by_side", description=__doc__.splitlines()[0]
+    )
     data = parser.add_argument_group("data")
     data.add_argument(
         "--clevr-dir",
@@ -54,7 +58,7 @@ def arguments_parser() -> argparse.ArgumentParser:
         default=os.environ.get("CLEVR_DIR"),
         help="the real data set; default $CLEVR_DIR",
     )
-    data.add_argument("--cache", type=Path, default=Path("build/clevr"), help="where generated files are kept")
+    data.add_argument("--cache", type=Path, default=Path("build/questions"), help="where generated files are kept")
     data.add_argument("--max-questions", type=int, help="training questions read; default: as many as the steps use")
     data.add_argument("--eval-questions", type=int, default=4000, help="validation questions; default 4000")
     generate.add_arguments(parser.add_argument_group("generated data"))
@@ -83,7 +87,7 @@ def _training_arguments(group: argparse._ArgumentGroup) -> None:
         help="also measure memory at these token counts",
     )
     group.add_argument("--no-memory", action="store_true", help="measure no memory")
-    group.add_argument("--record", type=Path, default=Path("build/clevr/train.json"), help="the JSON record")
+    group.add_argument("--record", type=Path, default=Path("build/questions/train.json"), help="the JSON record")
 
 
 def _model_arguments(group: argparse._ArgumentGroup) -> None:
@@ -155,7 +159,8 @@ def trainers(run: Run, data: Data) -> dict[str, Trainer]:
     a = run.arguments
     schedule = Schedule(a.steps, a.lr, a.warmup, a.weight_decay, a.clip)
     torch.manual_seed(a.seed)
-    models = {v: QuestionAnswerer(reasoner(v, a.backend), run.config, data.vocabularies) for v in VARIANTS}
+    made_for = InputSizes.of(data.train.source, data.vocabularies)
+    models = {v: QuestionAnswerer(reasoner(v, run.config, a.backend), a.dim, made_for) for v in VARIANTS}
     weights = models["reference"].state_dict()
     for model in models.values():
         model.load_state_dict(weights)
@@ -186,7 +191,7 @@ def peaks(run: Run, data: Data, progress: Progress) -> dict[str, dict[str, int]]
     if a.no_memory:
         return {variant: {} for variant in VARIANTS}
     batch = next(data.train.shuffled(a.batch_size, a.seed))
-    words, objects = batch.words.shape[1], batch.attributes.shape[1]
+    words, objects = batch.words.shape[1], batch.labels.shape[1]
     shared = {
         "device": str(run.device),
         "dtype": a.dtype,
@@ -238,12 +243,12 @@ def make_record(run: Run, data: Data, both: dict[str, Trainer], accuracy: dict, 
 def sizes(data: Data) -> dict[str, Any]:
     """Return the sizes of the data."""
     return {
-        "folder": str(data.folder),
+        "folder": str(data.train.source.folder),
         "train_questions": len(data.train),
         "val_questions": len(data.val),
-        "train_scenes": len(data.train.counts),
-        "val_scenes": len(data.val.counts),
-        "most_objects": data.train.attributes.shape[1],
+        "train_scenes": len(data.train.scenes),
+        "val_scenes": len(data.val.scenes),
+        "most_objects": max(len(scene.numbers) for scene in data.train.scenes),
         "most_words": data.train.words.shape[1],
         "words": len(data.vocabularies.words),
         "answers": len(data.vocabularies.answers),
@@ -260,7 +265,7 @@ def set_up(a: argparse.Namespace, progress: Progress) -> tuple[Run, Data, dict[s
     run = prepare(a)
     folder = data_folder(a, progress)
     wanted = a.steps * a.batch_size if a.max_questions is None else a.max_questions
-    data = load(folder, wanted, a.eval_questions)
+    data = load(source("clevr", folder), wanted, a.eval_questions)
     if a.batch_size > len(data.train):
         raise ValueError(
             f"--batch-size: expected at most {len(data.train)}, the training questions, got {a.batch_size}"

@@ -20,11 +20,11 @@ from pathlib import Path
 
 import torch
 
-from iprm.clevr.data import Batch, Vocabularies, Vocabulary
-from iprm.clevr.model import QuestionAnswerer
-from iprm.clevr.trainer import Schedule, Trainer
-from iprm.clevr.variants import VARIANTS, reasoner
 from iprm.config import IPRMConfig
+from iprm.vqa.data.tensors import Batch
+from iprm.vqa.models.answerer import InputSizes, QuestionAnswerer
+from iprm.vqa.models.reasoners import REASONERS, reasoner
+from iprm.vqa.training.trainer import Schedule, Trainer
 
 STEPS = 3
 
@@ -49,20 +49,18 @@ def random_batch(sizes: Sizes) -> Batch:
         words=torch.randint(2, 40, (B, L)),
         language_mask=torch.ones(B, L, dtype=torch.bool),
         lengths=torch.full((B,), L),
-        attributes=torch.randint(2, 5, (B, N, 4)),
-        places=torch.rand(B, N, 3),
+        labels=torch.randint(2, 5, (B, N, 4)),
+        numbers=torch.rand(B, N, 3),
         visual_mask=torch.ones(B, N, dtype=torch.bool),
         answers=torch.randint(2, 30, (B,)),
         families=torch.zeros(B, dtype=torch.int64),
+        rows=torch.arange(B),
     )
 
 
 def _trainer(variant: str, config: IPRMConfig, sizes: Sizes) -> Trainer:
-    def names(count: int) -> Vocabulary:
-        return Vocabulary({f"{i:02}" for i in range(count)})
-
-    vocabularies = Vocabularies(names(40), names(28), tuple(names(3) for _ in range(4)))
-    model = QuestionAnswerer(reasoner(variant, sizes.backend), config, vocabularies)
+    made_for = InputSizes(words=42, labels=(5,) * 4, numbers=3, answers=30)
+    model = QuestionAnswerer(reasoner(variant, config, sizes.backend), config.dim, made_for)
     device, dtype = torch.device(sizes.device), getattr(torch, sizes.dtype)
     return Trainer(model, Schedule(steps=STEPS + 1, lr=1e-3), device, dtype)
 
@@ -134,10 +132,10 @@ def measure(variant: str, config: IPRMConfig, sizes: Sizes) -> int:
     Raises `RuntimeError` with the last line of the process's own words where it fails.
     """
     request = json.dumps({"config": asdict(config), "sizes": asdict(sizes)})
-    root = str(Path(__file__).resolve().parents[2])
+    root = str(Path(__file__).resolve().parents[3])
     paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
-        [sys.executable, "-m", "iprm.clevr.memory", variant, request],
+        [sys.executable, "-m", "iprm.vqa.training.memory", variant, request],
         env=os.environ | {"PYTHONPATH": paths},
         capture_output=True,
         text=True,
@@ -151,8 +149,8 @@ def measure(variant: str, config: IPRMConfig, sizes: Sizes) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Measure one variant and print the bytes."""
-    parser = argparse.ArgumentParser(prog="python -m iprm.clevr.memory", description=__doc__.splitlines()[0])
-    parser.add_argument("variant", choices=VARIANTS)
+    parser = argparse.ArgumentParser(prog="python -m iprm.vqa.training.memory", description=__doc__.splitlines()[0])
+    parser.add_argument("variant", choices=REASONERS)
     parser.add_argument(
         "request", type=json.loads, help='JSON: {"config": fields of IPRMConfig, "sizes": fields of Sizes}'
     )

@@ -141,6 +141,23 @@ def answer_text(value: Any) -> str:
     return str(value)
 
 
+def true_objects(program: Sequence[dict], scene: dict) -> list[list[int]]:
+    """Return for every node the objects that it is about: those it gives, or where it gives a value, those it reads.
+
+    Raises what `trace` raises.
+    """
+    results = trace(program, scene)
+    objects: list[list[int]] = []
+    for node, result in zip(program, results, strict=True):
+        if isinstance(result, list):
+            objects.append(result)
+        elif node["function"] == "unique":
+            objects.append([result])
+        else:
+            objects.append(sorted({i for source in node.get("inputs", []) for i in objects[source]}))
+    return objects
+
+
 def execute(program: Sequence[dict], scene: dict) -> str:
     """Return the answer of `program` in `scene`. Raises what `trace` raises."""
     return answer_text(trace(program, scene)[-1])

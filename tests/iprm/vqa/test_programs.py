@@ -2,7 +2,7 @@
 
 import pytest
 
-from iprm.clevr.programs import (
+from iprm.vqa.data.programs import (
     FAMILIES,
     FUNCTIONS,
     Degenerate,

@@ -11,26 +11,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from iprm.vqa.data.examples import DataError
+
 CHUNK = 1 << 20
 SPACE = " \t\r\n"
-
-
-class FileError(ValueError):
-    """A file that is missing or does not hold what CLEVR's format says."""
 
 
 def find(folder: Path, kind: str, split: str) -> Path:
     """Return the file `CLEVR_{split}_{kind}.json` (kind `scenes` or `questions`) in `folder` or
     `folder/{kind}`.
 
-    Raises `FileError` naming both places where neither holds it.
+    Raises `DataError` naming both places where neither holds it.
     """
     name = f"CLEVR_{split}_{kind}.json"
     places = [folder / kind / name, folder / name]
     for place in places:
         if place.is_file():
             return place
-    raise FileError(f"no {kind} file of CLEVR: expected {places[0]} or {places[1]}")
+    raise DataError(f"no {kind} file of CLEVR: expected {places[0]} or {places[1]}")
 
 
 class _Reader:
@@ -76,7 +74,7 @@ class _Reader:
                     self.fail(f"not JSON: {error.msg}")
 
     def fail(self, what: str) -> None:
-        raise FileError(f"{self.path}: {what}")
+        raise DataError(f"{self.path}: {what}")
 
 
 def _records(reader: _Reader) -> Iterator[dict]:
@@ -97,7 +95,7 @@ def _records(reader: _Reader) -> Iterator[dict]:
 def records(path: Path, key: str) -> Iterator[dict]:
     """Yield the objects of the array `key` of the file's top-level object.
 
-    Raises `FileError` where the file is not JSON, or has no such array.
+    Raises `DataError` where the file is not JSON, or has no such array.
     """
     with path.open(encoding="utf-8") as stream:
         reader = _Reader(path, stream)
@@ -111,4 +109,4 @@ def records(path: Path, key: str) -> Iterator[dict]:
             reader.value()
             if reader.expect(",}") == "}":
                 break
-    raise FileError(f"{path}: expected a key {key!r} with an array of objects, found none")
+    raise DataError(f"{path}: expected a key {key!r} with an array of objects, found none")

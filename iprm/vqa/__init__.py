@@ -1,0 +1,10 @@
+"""Visual question answering with IPRM: data, models, training. The modules in `iprm` need nothing of it.
+
+| folder | what it holds |
+| --- | --- |
+| `data/` | data sets behind one interface, and a generator of compositional questions |
+| `models/` | encoders, reasoning modules, answer head |
+| `training/` | training programs |
+
+It needs the extra `train`.
+"""
