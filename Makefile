@@ -1,6 +1,8 @@
 # Everything runs in the project's own virtual environment, made on first use.
 #   make run    train the reference and the fast module side by side, then the short benchmark: results/
 #   make test   the tests
+#   make look   a page that looks into a trained model
+#   make experiments  the experiments in their short form, FORM=full for the long one
 #   make any-processor  the numerical ones under the settings that change how a processor sums: a table
 #   make lint   ruff and clang-format, check only;  make format  applies them
 #   make bench  the full benchmark sweep
@@ -16,12 +18,20 @@ READY := $(VENV)/.ready-$(subst =,-,$(subst <,-,$(subst >,-,$(TORCH))))
 SOURCES := pyproject.toml setup.py build_backend.py build_cuda.py $(shell find csrc -type f)
 NATIVE := find csrc benchmarks tests/cuda_on_host -name '*.h' -o -name '*.c' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu'
 
-.PHONY: run train bench bench-short test any-processor lint format clean
+.PHONY: run train look experiments bench bench-short test any-processor lint format clean
 
 run: train bench-short
 
 train: $(READY)
 	$(BIN)/python -m iprm.vqa.training.side_by_side --record $(OUT)/train.json
+
+look: $(READY)
+	$(BIN)/python -m iprm.look --open
+
+FORM ?= short
+
+experiments: $(READY)
+	$(BIN)/python -m iprm.vqa.experiments all --form $(FORM) --jobs 2
 
 # The report is written even where a variant was found wrong, which it then shows; the run fails all the same.
 BENCHMARK = $(BIN)/python -m pytest benchmarks -q --benchmark-json=$(OUT)/benchmark.json

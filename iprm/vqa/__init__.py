@@ -4,7 +4,9 @@
 | --- | --- |
 | `data/` | data sets behind one interface, and a generator of compositional questions |
 | `models/` | encoders, reasoning modules, answer head |
-| `training/` | training programs |
+| `training/` | training programs: `python -m iprm.train` |
+| `experiments/` | the mechanism's own questions as commands: `python -m iprm.vqa.experiments` |
+| `look/` | a trained model looked into: `python -m iprm.look` |
 
 It needs the extra `train`.
 """

@@ -23,7 +23,7 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Scene:
-    """N visual tokens."""
+    """N visual tokens, at least one."""
 
     labels: Sequence[Sequence[str]]
     """(N, A): one row a token, one word for each of the source's `label_columns`; "" where there is none."""

@@ -11,6 +11,7 @@ Reasoning".
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -30,7 +31,7 @@ FAMILIES = (
 
 
 class ProgramError(ValueError):
-    """A program that is malformed: an unknown function, or the wrong number of inputs."""
+    """A program that is malformed: an unknown function, or inputs of the wrong number or kind."""
 
 
 class Degenerate(ValueError):
@@ -38,10 +39,16 @@ class Degenerate(ValueError):
 
 
 class Function(NamedTuple):
-    """How many earlier results and how many words a function takes, and what it does with them."""
+    """What a function takes, what it gives, and what it does.
 
-    inputs: int
+    Kinds of results: `objects`, `object`, `value`, `number`, `truth`.
+    """
+
+    inputs: tuple[str, ...]
+    """Kinds of the earlier results that it takes."""
     values: int
+    """How many words it takes besides."""
+    gives: str
     run: Callable[..., Any]
 
 
@@ -52,7 +59,7 @@ def _unique(scene: dict, objects: list[int]) -> int:
 
 
 def _relate(scene: dict, index: int, direction: str) -> list[int]:
-    relationships = scene["relationships"]
+    relationships = scene.get("relationships", {})
     if direction not in relationships:
         raise ProgramError(f"relate: expected one of {', '.join(sorted(relationships))}, got {direction!r}")
     return sorted(relationships[direction][index])
@@ -62,11 +69,11 @@ def _filter(attribute: str) -> Function:
     def run(scene: dict, objects: list[int], value: str) -> list[int]:
         return [i for i in objects if scene["objects"][i][attribute] == value]
 
-    return Function(1, 1, run)
+    return Function(("objects",), 1, "objects", run)
 
 
 def _query(attribute: str) -> Function:
-    return Function(1, 0, lambda scene, index: scene["objects"][index][attribute])
+    return Function(("object",), 0, "value", lambda scene, index: scene["objects"][index][attribute])
 
 
 def _same(attribute: str) -> Function:
@@ -75,50 +82,61 @@ def _same(attribute: str) -> Function:
         value = objects[index][attribute]
         return [i for i, thing in enumerate(objects) if i != index and thing[attribute] == value]
 
-    return Function(1, 0, run)
+    return Function(("object",), 0, "objects", run)
+
+
+def _of_two(kind: str, gives: str, run: Callable[[Any, Any], Any]) -> Function:
+    return Function((kind, kind), 0, gives, lambda scene, a, b: run(a, b))
 
 
 FUNCTIONS: dict[str, Function] = {
-    "scene": Function(0, 0, lambda scene: list(range(len(scene["objects"])))),
-    "unique": Function(1, 0, _unique),
-    "relate": Function(1, 1, _relate),
-    "union": Function(2, 0, lambda scene, a, b: sorted(set(a) | set(b))),
-    "intersect": Function(2, 0, lambda scene, a, b: sorted(set(a) & set(b))),
-    "exist": Function(1, 0, lambda scene, objects: len(objects) > 0),
-    "count": Function(1, 0, lambda scene, objects: len(objects)),
-    "equal_integer": Function(2, 0, lambda scene, a, b: a == b),
-    "less_than": Function(2, 0, lambda scene, a, b: a < b),
-    "greater_than": Function(2, 0, lambda scene, a, b: a > b),
+    "scene": Function((), 0, "objects", lambda scene: list(range(len(scene["objects"])))),
+    "unique": Function(("objects",), 0, "object", _unique),
+    "relate": Function(("object",), 1, "objects", _relate),
+    "union": _of_two("objects", "objects", lambda a, b: sorted(set(a) | set(b))),
+    "intersect": _of_two("objects", "objects", lambda a, b: sorted(set(a) & set(b))),
+    "exist": Function(("objects",), 0, "truth", lambda scene, objects: len(objects) > 0),
+    "count": Function(("objects",), 0, "number", lambda scene, objects: len(objects)),
+    "equal_integer": _of_two("number", "truth", operator.eq),
+    "less_than": _of_two("number", "truth", operator.lt),
+    "greater_than": _of_two("number", "truth", operator.gt),
     **{f"filter_{a}": _filter(a) for a in ATTRIBUTES},
     **{f"query_{a}": _query(a) for a in ATTRIBUTES},
     **{f"same_{a}": _same(a) for a in ATTRIBUTES},
-    **{f"equal_{a}": Function(2, 0, lambda scene, a, b: a == b) for a in ATTRIBUTES},
+    **{f"equal_{a}": _of_two("value", "truth", operator.eq) for a in ATTRIBUTES},
 }
 
 
-def _function(node: dict, position: int) -> Function:
+def _name(node: Any, position: int) -> str:
+    """Return the function of a node, one of `FUNCTIONS`."""
+    if not isinstance(node, dict):
+        raise ProgramError(f"program node {position}: expected an object with a function, got {node!r}")
     name = node.get("function")
-    if name not in FUNCTIONS:
+    if not isinstance(name, str) or name not in FUNCTIONS:
         known = ", ".join(sorted(FUNCTIONS))
         raise ProgramError(f"program node {position}: unknown function {name!r}; expected one of {known}")
-    function = FUNCTIONS[name]
-    for key, expected in (("inputs", function.inputs), ("value_inputs", function.values)):
+    return name
+
+
+def _names(program: Sequence[dict]) -> list[str]:
+    if not isinstance(program, (list, tuple)) or not program:
+        raise ProgramError(f"program: expected a list of at least one node, got {program!r}")
+    return [_name(node, position) for position, node in enumerate(program)]
+
+
+def _check(node: dict, names: Sequence[str], position: int) -> None:
+    """Raise `ProgramError` unless a node takes earlier results and words, as many and of such kinds as it must."""
+    where, function = f"program node {position} ({names[position]})", FUNCTIONS[names[position]]
+    for key, expected, kind in (("inputs", len(function.inputs), int), ("value_inputs", function.values, str)):
         got = node.get(key, [])
-        if len(got) != expected:
-            raise ProgramError(f"program node {position} ({name}): {key}: expected {expected}, got {got!r}")
-    if any(not 0 <= i < position for i in node.get("inputs", [])):
-        raise ProgramError(
-            f"program node {position} ({name}): inputs: expected earlier nodes (0 to {position - 1}), "
-            f"got {node['inputs']!r}"
-        )
-    return function
-
-
-def apply(node: dict, results: Sequence[Any], scene: dict) -> Any:
-    """Return the result of one node, given those of all earlier ones. Raises what `trace` raises."""
-    function = _function(node, len(results))
-    inputs = [results[i] for i in node.get("inputs", [])]
-    return function.run(scene, *inputs, *node.get("value_inputs", []))
+        if not isinstance(got, list) or len(got) != expected or any(type(item) is not kind for item in got):
+            raise ProgramError(f"{where}: {key}: expected {expected} of type {kind.__name__}, got {got!r}")
+    for source, kind in zip(node.get("inputs", []), function.inputs, strict=True):
+        if not 0 <= source < position:
+            raise ProgramError(f"{where}: inputs: expected earlier nodes (0 to {position - 1}), got {node['inputs']!r}")
+        gives = FUNCTIONS[names[source]].gives
+        if gives != kind:
+            raise ProgramError(f"{where}: inputs: expected {kind}, got {gives} of node {source} ({names[source]})")
 
 
 def trace(program: Sequence[dict], scene: dict) -> list[Any]:
@@ -126,11 +144,12 @@ def trace(program: Sequence[dict], scene: dict) -> list[Any]:
 
     Raises `ProgramError` for a malformed program and `Degenerate` where `unique` does not find one object.
     """
-    if not program:
-        raise ProgramError("program: expected at least one node, got none")
+    names = _names(program)
     results: list[Any] = []
-    for node in program:
-        results.append(apply(node, results, scene))
+    for position, node in enumerate(program):
+        _check(node, names, position)
+        inputs = [results[source] for source in node.get("inputs", [])]
+        results.append(FUNCTIONS[names[position]].run(scene, *inputs, *node.get("value_inputs", [])))
     return results
 
 
@@ -164,52 +183,27 @@ def execute(program: Sequence[dict], scene: dict) -> str:
 
 
 def asked(program: Sequence[dict]) -> str:
-    """Return the last function: what kind of answer is asked for."""
-    name = program[-1].get("function") if program else None
-    if name not in FUNCTIONS:
-        raise ProgramError(f"program: unknown last function {name!r}; expected one of {', '.join(sorted(FUNCTIONS))}")
-    return name
+    """Return the last function: what kind of answer is asked for. Raises `ProgramError` where it gives none."""
+    last = _names(program)[-1]
+    if FUNCTIONS[last].gives in ("objects", "object"):
+        raise ProgramError(f"program: expected a last function that gives an answer, got {last!r}")
+    return last
 
 
 def family(program: Sequence[dict]) -> str:
-    """Return the question family (one of `FAMILIES`) by the most demanding part of the program."""
-    last = asked(program)
-    names = {node.get("function") for node in program}
-    unknown = names - FUNCTIONS.keys()
-    if unknown:
-        raise ProgramError(f"program: unknown function {sorted(map(str, unknown))[0]!r}")
+    """Return the question family (one of `FAMILIES`) by the most demanding part of the program.
+
+    Raises what `asked` raises.
+    """
+    last, earlier = asked(program), _names(program)[:-1]
     if last in ("equal_integer", "less_than", "greater_than"):
         return "compare integer"
     if last.startswith("equal_"):
         return "compare attribute"
-    if names & {"union", "intersect"}:
+    if {"union", "intersect"} & set(earlier):
         return "and / or"
-    if any(name.startswith("same_") for name in names):
+    if any(name.startswith("same_") for name in earlier):
         return "same attribute"
-    if "relate" in names:
+    if "relate" in earlier:
         return "spatial relation"
     return "query attribute" if last.startswith("query_") else last
-
-
-def is_degenerate(program: Sequence[dict], scene: dict) -> bool:
-    """Return whether some relation of the question does no work.
-
-    That is so when the question, one `relate` replaced by the whole scene, still asks about the same objects.
-    Raises what `trace` raises.
-    """
-    if all(node["function"] != "relate" for node in program):
-        return False
-    results = trace(program, scene)
-    about = [results[i] for i in program[-1]["inputs"]]
-    for position, node in enumerate(program):
-        if node["function"] != "relate":
-            continue
-        without = list(program)
-        without[position] = {"function": "scene", "inputs": [], "value_inputs": []}
-        try:
-            changed = trace(without, scene)
-        except Degenerate:
-            continue
-        if [changed[i] for i in program[-1]["inputs"]] == about:
-            return True
-    return False

@@ -90,7 +90,7 @@ class Batch:
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Batch:
         """Return the batch on `device`, numbers in `dtype`; packing needs the lengths on the CPU."""
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved = {name: t if name == "lengths" else t.to(device) for name, t in moved.items()}
+        moved = {name: t if name == "lengths" else t.to(device, non_blocking=True) for name, t in moved.items()}
         return Batch(**moved | {"numbers": moved["numbers"].to(dtype)})
 
 

@@ -58,7 +58,8 @@ def random_batch(sizes: Sizes) -> Batch:
     )
 
 
-def _trainer(variant: str, config: IPRMConfig, sizes: Sizes) -> Trainer:
+def random_trainer(variant: str, config: IPRMConfig, sizes: Sizes) -> Trainer:
+    """Return a trainer of a variant (one of `REASONERS`) for random batches."""
     made_for = InputSizes(words=42, labels=(5,) * 4, numbers=3, answers=30)
     model = QuestionAnswerer(reasoner(variant, config, sizes.backend), config.dim, made_for)
     device, dtype = torch.device(sizes.device), getattr(torch, sizes.dtype)
@@ -112,7 +113,7 @@ def _allocated_peak(run: Callable[[], None], device: torch.device) -> int:
 def peak(variant: str, config: IPRMConfig, sizes: Sizes) -> int:
     """Return the extra peak memory in bytes, in this process; a fresh one gives the cleaner figure."""
     torch.set_num_threads(sizes.threads)
-    trainer = _trainer(variant, config, sizes)
+    trainer = random_trainer(variant, config, sizes)
     small = random_batch(replace(sizes, batch=1, objects=1)).to(trainer.device, trainer.dtype)
     batch = random_batch(sizes).to(trainer.device, trainer.dtype)
     trainer.step(small, seed=0)  # makes the optimiser's states and loads the libraries

@@ -1,17 +1,14 @@
-"""Files to tensors: vocabularies, padding, masks, batches, and the layouts that are accepted."""
+"""CLEVR's files: the layouts that are accepted, the forms that programs and answers come in, and what is refused."""
 
 import json
 
 import pytest
 import torch
 
-from iprm.vqa.data import records as stream
 from iprm.vqa.data.examples import DataError
-from iprm.vqa.data.generate.files import Settings, make_questions, make_scenes, write
-from iprm.vqa.data.programs import ATTRIBUTES
-from iprm.vqa.data.records import find, records
+from iprm.vqa.data.generate.files import Settings, make_scenes, write
+from iprm.vqa.data.programs import execute
 from iprm.vqa.data.sources import source
-from iprm.vqa.data.tensors import PAD, UNKNOWN, Vocabulary, words
 from iprm.vqa.data.tensors import load as load_data
 from iprm.vqa.training.priors import priors
 
@@ -34,29 +31,13 @@ def data(folder):
     return load(folder)
 
 
-def rewrite(source, target, name, change):
+def rewrite(source, target, name, change, rename=str):
     """Copy the files to `target`, side by side, one of them changed."""
     for path in source.rglob("CLEVR_*.json"):
         content = json.loads(path.read_text())
         if path.name == name:
             change(content)
-        (target / path.name).write_text(json.dumps(content))
-
-
-def test_round_trip(folder, data):
-    scenes = make_scenes(SETTINGS, "train")
-    questions = make_questions(SETTINGS, "train", scenes)
-    batch = data.train.batch(torch.arange(len(questions)))
-    v = data.vocabularies
-    for row, question in enumerate(questions):
-        kept = batch.words[row][batch.language_mask[row]]
-        assert [v.words.texts[i] for i in kept] == words(question["question"])
-        assert v.answers.texts[batch.answers[row]] == question["answer"]
-        things = scenes[question["image_index"]]["objects"]
-        assert batch.visual_mask[row].sum() == len(things)
-        for code, thing in zip(batch.labels[row], things, strict=False):
-            texts = [vocabulary.texts[i] for vocabulary, i in zip(v.labels.values(), code, strict=True)]
-            assert texts == [thing[a] for a in ATTRIBUTES]
+        (target / rename(path.name)).write_text(json.dumps(content))
 
 
 def test_places_are_the_viewers(data):
@@ -66,59 +47,6 @@ def test_places_are_the_viewers(data):
         assert all(right[j] < right[i] for j in lefts)
 
 
-def test_padding_and_masks(data):
-    batch = next(data.train.shuffled(16, seed=3))
-    B, L = batch.words.shape
-    assert B == 16
-    assert batch.lengths.max() == L
-    assert batch.language_mask.shape == (B, L)
-    assert torch.equal(batch.language_mask.sum(1), batch.lengths)
-    assert (batch.words[~batch.language_mask] == PAD).all()
-    assert (batch.words[batch.language_mask] > UNKNOWN).all()
-    N = batch.labels.shape[1]
-    assert batch.numbers.shape == (B, N, 3)
-    assert batch.visual_mask.shape == (B, N)
-    assert batch.visual_mask.any(0).all()  # no column that all of the batch pads
-    assert (batch.labels[~batch.visual_mask] == PAD).all()
-    assert (batch.numbers[~batch.visual_mask] == 0).all()
-
-
-def test_batches_follow_the_seed(data):
-    def first(seed, count=10):
-        batches = data.train.shuffled(16, seed)
-        return torch.cat([next(batches).answers for _ in range(count)])
-
-    assert torch.equal(first(0), first(0))
-    assert not torch.equal(first(0), first(1))
-    assert sum(len(batch.answers) for batch in data.val.in_order(7)) == len(data.val)
-    with pytest.raises(ValueError, match="batch size"):
-        next(data.train.shuffled(10_000, 0))
-
-
-def test_dtype_and_device(data):
-    batch = data.train.batch(torch.arange(4)).to("cpu", torch.float64)
-    assert batch.numbers.dtype == torch.float64
-    assert batch.words.dtype == torch.int64
-
-
-def test_vocabulary():
-    vocabulary = Vocabulary({"b", "a"})
-    assert [vocabulary(text) for text in ("a", "b", "c")] == [2, 3, UNKNOWN]
-    assert vocabulary.texts[vocabulary("b")] == "b"
-    assert len(vocabulary) == 4
-
-
-def test_words():
-    assert words("Is it big; are any, too?") == ["is", "it", "big", ";", "are", "any", ",", "too"]
-
-
-def test_only_so_many_questions(folder):
-    data = load(folder, train_questions=5, val_questions=3)
-    assert len(data.train) == 5
-    assert len(data.val) == 3
-    assert len(data.train.scenes) == 1  # scenes that are not asked about are not kept
-
-
 def test_flat_layout(folder, tmp_path, data):
     rewrite(folder, tmp_path, "", None)
     flat = load(tmp_path)
@@ -126,67 +54,142 @@ def test_flat_layout(folder, tmp_path, data):
     assert torch.equal(flat.val.batch(torch.arange(9)).numbers, data.val.batch(torch.arange(9)).numbers)
 
 
-def test_streams_across_chunks(folder, monkeypatch):
-    path = find(folder, "questions", "train")
-    monkeypatch.setattr(stream, "CHUNK", 100)
-    assert list(records(path, "questions")) == json.loads(path.read_text())["questions"]
+def test_splits_of_other_names(folder, tmp_path, data):
+    """CLEVR-CoGenT."""
+    rewrite(folder, tmp_path, "", None, lambda name: name.replace("train", "trainA").replace("val", "valB"))
+    cogent = load(tmp_path, splits=("trainA", "valB"))
+    assert torch.equal(cogent.train.answers, data.train.answers)
+    assert torch.equal(cogent.val.answers, data.val.answers)
 
 
-@pytest.mark.parametrize("key", ["answer", "program", "question", "image_index"])
+def as_generated(questions):
+    """Write questions as clevr-dataset-gen does."""
+    values = {"yes": True, "no": False}
+    for question in questions:
+        answer = question["answer"]
+        question["answer"] = int(answer) if answer.isdecimal() else values.get(answer, answer)
+        for node in question["program"]:
+            node["type"] = node.pop("function")
+            node["side_inputs"] = node.pop("value_inputs")
+            if not node["side_inputs"]:
+                del node["side_inputs"]
+
+
+def test_files_of_the_public_generator(folder, tmp_path):
+    rewrite(
+        folder,
+        tmp_path,
+        "CLEVR_train_questions.json",
+        lambda content: as_generated(content["questions"]),
+        lambda name: name.replace("_train", "").replace("_val", "_other"),
+    )
+    published, generated = source("clevr", folder), source("clevr", tmp_path)
+    expected = published.questions("train", whole=True)
+    questions = generated.questions("train", whole=True)
+    for question, scene in zip(questions, generated.scenes("train", [q.scene for q in questions], True), strict=True):
+        assert execute(question.program, scene.record) == question.answer
+    assert [(q.text, q.answer, q.family, q.kind) for q in questions] == [
+        (q.text, q.answer, q.family, q.kind) for q in expected
+    ]
+    with pytest.raises(DataError, match=r"CLEVR_questions.json: expected questions of the split 'val', found none"):
+        generated.questions("val")
+
+
+def test_true_objects(folder):
+    clevr = source("clevr", folder)
+    question = clevr.questions("val", 1, whole=True)[0]
+    scene = clevr.scenes("val", [question.scene], whole=True)[0]
+    steps = clevr.true_objects(question, scene)
+    assert len(steps) == len(question.program)
+    assert steps[0] == list(range(len(scene.labels)))
+    assert clevr.true_objects(clevr.questions("val", 1)[0], scene) is None
+    scene.record["objects"].clear()
+    with pytest.raises(DataError, match="expected a program that runs in its scene"):
+        clevr.true_objects(question, scene)
+
+
+def test_questions_without_programs(folder, tmp_path):
+    def change(content):
+        del content["questions"][0]["program"]
+
+    rewrite(folder, tmp_path, "CLEVR_train_questions.json", change)
+    first, second = source("clevr", tmp_path).questions("train", 2, whole=True)
+    assert (first.family, first.kind, first.program) == ("all", "", None)
+    assert second.program is not None
+
+
+def test_clevr_humans(folder, tmp_path):
+    for split, texts in (("train", ["Is it shiny?", "Are any two alike?"]), ("val", ["Is it shiny?"])):
+        asked = [
+            {"question": text, "answer": "yes", "image_index": 3 - i, "image_filename": "x.png", "split": split}
+            for i, text in enumerate(texts)
+        ]
+        (tmp_path / f"CLEVR-Humans-{split}.json").write_text(json.dumps({"info": {}, "questions": asked}))
+    data = load_data(source("clevr_humans", tmp_path, scenes_folder=str(folder)))
+    assert data.train.families == ["human"]
+    assert len(data.train.scenes[0].labels) == len(make_scenes(SETTINGS, "train")[3]["objects"])
+    assert data.train.true_tokens(0) is None
+    assert priors(data.train, data.val)["kind"] == {"overall": 1, "human": 1}
+    with pytest.raises(DataError, match=r"CLEVR-Humans-test.json or .*questions/CLEVR-Humans-test.json"):
+        source("clevr_humans", tmp_path).questions("test")
+
+
+@pytest.mark.parametrize("key", ["answer", "question", "image_index"])
 def test_question_without_a_key(folder, tmp_path, key):
     rewrite(folder, tmp_path, "CLEVR_train_questions.json", lambda content: content["questions"][1].pop(key))
     with pytest.raises(DataError, match=rf"CLEVR_train_questions.json: question 1: expected the key '{key}'"):
         load(tmp_path)
 
 
-def test_unknown_function(folder, tmp_path):
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("question", 3, "question: expected text, got 3"),
+        ("answer", ["yes"], r"answer: expected text, an integer or a truth value, got \['yes'\]"),
+        ("image_index", [0], r"image_index: expected an integer, got \[0\]"),
+        ("program", "scene", "program: expected an array, got 'scene'"),
+        ("program", [], "program: .* at least one node"),
+        ("program", ["scene"], "program: 0: expected an object, got 'scene'"),
+        ("program", [{"function": "smell"}], "program.*: unknown .*'smell'"),
+        ("program", [{"function": ["scene"]}], "program node 0: expected a function and arrays"),
+        ("program", [{"function": "scene", "inputs": 3}], "program node 0: expected a function and arrays"),
+        ("program", [{"function": "scene", "value_inputs": [3]}], "program node 0: expected a function and arrays"),
+    ],
+)
+def test_wrong_questions(folder, tmp_path, key, value, message):
     def change(content):
-        content["questions"][0]["program"][0]["function"] = "smell"
+        content["questions"][2][key] = value
 
     rewrite(folder, tmp_path, "CLEVR_val_questions.json", change)
-    with pytest.raises(DataError, match=r"CLEVR_val_questions.json: question 0: .*unknown function 'smell'"):
-        load(tmp_path)
-
-
-def test_missing_scene(folder, tmp_path):
-    rewrite(folder, tmp_path, "CLEVR_val_scenes.json", lambda content: content["scenes"].pop(0))
-    with pytest.raises(DataError, match=r"CLEVR_val_scenes.json: expected a scene with image_index 0"):
-        load(tmp_path)
-
-
-def test_object_without_coordinates(folder, tmp_path):
-    def change(content):
-        del content["scenes"][0]["objects"][1]["3d_coords"]
-
-    rewrite(folder, tmp_path, "CLEVR_train_scenes.json", change)
-    with pytest.raises(DataError, match="expected the key '3d_coords'"):
+    with pytest.raises(DataError, match=rf"CLEVR_val_questions.json: question 2: {message}"):
         load(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("change", "message"),
     [
-        ("", "expected {, got the end of the file"),
-        ("[]", "expected {"),
-        ('{"info": {}}', "expected a key 'questions'"),
-        ('{"questions": {}}', "expected \\["),
-        ('{"questions": [1]}', "expected an array of objects, got int"),
-        ('{"questions": [{"a": 1}', "expected the key 'question'"),
-        ('{"questions": [{"a": ', "not JSON"),
-        ('{"questions": []}', "expected questions, found none"),
+        (lambda scene: scene.pop("directions"), "scene 0: expected the key 'directions'"),
+        (
+            lambda scene: scene["directions"].update(right=[1, 2]),
+            "scene 0: directions: right: expected 3 finite numbers",
+        ),
+        (lambda scene: scene["objects"][1].pop("3d_coords"), "scene 0: object 1: expected the key '3d_coords'"),
+        (lambda scene: scene["objects"][1].update(color=3), "scene 0: object 1: color: expected text, got 3"),
+        (lambda scene: scene["objects"][0]["3d_coords"].append(float("nan")), "3d_coords: expected 3 finite numbers"),
+        (lambda scene: scene["objects"].clear(), "scene 0: objects: expected at least one"),
+        (lambda scene: scene.update(image_index=99), "expected the scene 0, which a question asks about; found none"),
     ],
 )
-def test_wrong_json(tmp_path, text, message):
-    (tmp_path / "CLEVR_train_questions.json").write_text(text)
-    with pytest.raises(DataError, match=f"CLEVR_train_questions.json: .*{message}"):
+def test_wrong_scenes(folder, tmp_path, change, message):
+    rewrite(folder, tmp_path, "CLEVR_val_scenes.json", lambda content: change(content["scenes"][0]))
+    with pytest.raises(DataError, match=rf"CLEVR_val_scenes.json: .*{message}"):
         load(tmp_path)
 
 
-def test_file_that_ends_early(tmp_path):
-    path = tmp_path / "cut.json"
-    path.write_text('{"questions": [{"a": 1}')
-    with pytest.raises(DataError, match=r"cut.json: expected , or \], got the end of the file"):
-        list(records(path, "questions"))
+def test_no_questions(tmp_path):
+    (tmp_path / "CLEVR_train_questions.json").write_text('{"questions": []}')
+    with pytest.raises(DataError, match=r"CLEVR_train_questions.json: expected questions .*, found none"):
+        load(tmp_path)
 
 
 def test_missing_files(tmp_path):
@@ -194,6 +197,21 @@ def test_missing_files(tmp_path):
         load(tmp_path / "nowhere")
     with pytest.raises(DataError, match=r"expected .*questions/CLEVR_train_questions.json or"):
         load(tmp_path)
+
+
+def test_sources_by_name(tmp_path):
+    with pytest.raises(ValueError, match=r"source: expected one of clevr, .*, got 'cifar'"):
+        source("cifar", tmp_path)
+    with pytest.raises(ValueError, match="source star: got an unexpected keyword argument 'frame'"):
+        source("star", tmp_path, frame=3)
+    with pytest.raises(ValueError, match="frames: expected an integer of at least 1, got 0"):
+        source("clevrer", tmp_path, frames=0)
+
+
+def test_a_generated_source_makes_its_folder(tmp_path):
+    small = {"train_scenes": 2, "val_scenes": 2, "questions_per_scene": 2}
+    data = load_data(source("generated", tmp_path / "made", **small))
+    assert len(data.train) == len(data.val) == 4
 
 
 def test_priors_grow_with_what_they_know(data):

@@ -1,6 +1,10 @@
 """The executor, against a scene and answers written by hand."""
 
+from contextlib import suppress
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from iprm.vqa.data.programs import (
     FAMILIES,
@@ -9,8 +13,8 @@ from iprm.vqa.data.programs import (
     ProgramError,
     execute,
     family,
-    is_degenerate,
     trace,
+    true_objects,
 )
 
 
@@ -141,7 +145,9 @@ def test_unique_needs_one_object(value):
         ([("scene",), ("filter_color", [0], [])], "value_inputs: expected 1"),
         ([("count", [0])], "expected earlier nodes"),
         ([*only("filter_color", "blue"), ("relate", [2], ["above"])], "relate: expected one of"),
-        ([], "expected at least one node"),
+        ([("scene",), ("count", [0]), ("count", [1])], r"node 2 \(count\): .*expected objects, got number of node 1"),
+        ([("scene",), ("relate", [0], ["left"])], "expected object, got objects"),
+        ([], "expected a list of at least one node"),
     ],
 )
 def test_malformed(nodes, message):
@@ -170,13 +176,83 @@ def test_family(nodes, name):
     assert family(program(*nodes)) == name
 
 
-def test_a_relation_that_does_no_work_is_degenerate():
-    sphere_left_of_blue = (
-        *only("filter_color", "blue"),
-        ("relate", [2], ["left"]),
-        ("filter_shape", [3], ["sphere"]),
-    )
-    query = ("unique", [4]), ("query_size", [5])
-    assert is_degenerate(program(*sphere_left_of_blue, *query), SCENE)  # there is one sphere anyway
-    cube = *only("filter_shape", "sphere"), ("relate", [2], ["left"]), ("filter_shape", [3], ["cube"])
-    assert not is_degenerate(program(*cube, *query), SCENE)  # there are two cubes, one of them left
+@pytest.mark.parametrize("nodes", [[("scene",)], only("filter_color", "blue")])
+def test_a_program_that_asks_nothing(nodes):
+    with pytest.raises(ProgramError, match="expected a last function that gives an answer, got"):
+        family(program(*nodes))
+
+
+def test_true_objects():
+    nodes = *two("sphere", "blue"), ("query_size", [2]), ("query_size", [5]), ("equal_size", [6, 7])
+    everything, sphere, blue = [0, 1, 2], [1], [2]
+    expected = [everything, sphere, sphere, everything, blue, blue, sphere, blue, [1, 2]]
+    assert true_objects(program(*nodes), SCENE) == expected
+
+
+VALUES = {"size": ("small", "large"), "color": ("red", "blue"), "material": ("metal", "rubber"), "shape": ("cube",)}
+SCENES = st.lists(st.fixed_dictionaries({a: st.sampled_from(v) for a, v in VALUES.items()}), max_size=6).map(
+    lambda things: {"objects": things}
+)
+DESCRIPTIONS = st.lists(st.sampled_from([(a, v) for a in VALUES for v in VALUES[a]]), max_size=3)
+
+
+def described(nodes, description):
+    """Append the objects that a description fits to rows; return the index of the last."""
+    nodes.append(("scene",))
+    for attribute, value in description:
+        nodes.append((f"filter_{attribute}", [len(nodes) - 1], [value]))
+    return len(nodes) - 1
+
+
+def answer(scene, first, second, *functions):
+    """Return the answer about two descriptions, the functions of both before those of one."""
+    nodes = []
+    inputs = [described(nodes, first), described(nodes, second)]
+    *each, last = functions
+    for function in each:
+        nodes += [(function, [i]) for i in inputs]
+        inputs = [len(nodes) - 2, len(nodes) - 1]
+    nodes.append((last, inputs))
+    if last in ("union", "intersect"):
+        nodes.append(("count", [len(nodes) - 1]))
+    return execute(program(*nodes), scene)
+
+
+SAME_ON_EVERY_RUN = settings(derandomize=True, deadline=None, max_examples=60)
+
+
+@SAME_ON_EVERY_RUN
+@given(SCENES, DESCRIPTIONS, DESCRIPTIONS)
+def test_sets_are_counted_as_sets(scene, first, second):
+    def fitting(description):
+        return {i for i, thing in enumerate(scene["objects"]) if all(thing[a] == v for a, v in description)}
+
+    a, b = fitting(first), fitting(second)
+    assert answer(scene, first, second, "union") == str(len(a | b))
+    assert answer(scene, first, second, "intersect") == str(len(a & b))
+    for function, truth in (
+        ("less_than", len(a) < len(b)),
+        ("equal_integer", len(a) == len(b)),
+        ("greater_than", len(a) > len(b)),
+    ):
+        assert answer(scene, first, second, "count", function) == ("yes" if truth else "no")
+
+
+@SAME_ON_EVERY_RUN
+@given(
+    SCENES,
+    st.lists(
+        st.fixed_dictionaries(
+            {"function": st.sampled_from([*FUNCTIONS, "smell", None, []])},
+            optional={
+                "inputs": st.lists(st.one_of(st.integers(-1, 3), st.just("0")), max_size=2),
+                "value_inputs": st.lists(st.sampled_from(["red", "left", 1]), max_size=1),
+            },
+        ),
+        max_size=5,
+    ),
+)
+def test_anything_else_is_refused_in_a_line(scene, nodes):
+    """Whatever a file holds, a program has results or is refused."""
+    with suppress(ProgramError, Degenerate):
+        assert len(trace(nodes, scene)) == len(nodes) > 0

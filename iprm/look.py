@@ -1,0 +1,6 @@
+"""Look inside a trained model: `python -m iprm.look` (`iprm.vqa.look.command`)."""
+
+from iprm.vqa.look.command import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())
