@@ -1,10 +1,10 @@
 """Train a question-answering model, or go on with a training that stopped.
 
-    python -m iprm.train                                       # IPRM on generated questions
-    python -m iprm.train configuration.yaml training.lr=0.0005 folder=build/other
+    python -m iprm.train small                                 # on generated questions: half an hour on a core
+    python -m iprm.train my.yaml training.lr=0.0005 folder=build/other
 
-The configuration is `iprm.vqa.training.config.Config`; examples are in `iprm/vqa/training/configs/`. Under
-`torchrun --nproc-per-node=2 -m iprm.train ...` the processes train one model together.
+The configuration is `iprm.vqa.training.config.Config`: a file, or the name of one in `iprm/vqa/training/configs/`.
+Under `torchrun --nproc-per-node=2 -m iprm.train ...` the processes train one model together.
 """
 
 from __future__ import annotations
@@ -18,13 +18,16 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from iprm.vqa.training import config as configs
 from iprm.vqa.training.config import Config, configuration
 from iprm.vqa.training.run import QUIET, train
 
+PACKAGED = {path.stem: path for path in Path(configs.__file__).parent.glob("configs/*.yaml")}
+
 
 def _config(arguments: list[str]) -> Config:
-    """Return the configuration of a file, if the first argument is one, and of the overrides."""
-    paths = [Path(argument) for argument in arguments[:1] if "=" not in argument]
+    """Return the configuration of a file, if the first argument is one or names one, and of the overrides."""
+    paths = [PACKAGED.get(argument, Path(argument)) for argument in arguments[:1] if "=" not in argument]
     overrides = arguments[len(paths) :]
     if wrong := [override for override in overrides if "=" not in override]:
         raise ValueError(f"{wrong[0]}: expected key=value")
@@ -46,7 +49,12 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m iprm.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("arguments", nargs="*", metavar="CONFIG.yaml key=value", help="a file, and what overrides it")
+    parser.add_argument(
+        "arguments",
+        nargs="*",
+        metavar="CONFIG.yaml key=value",
+        help=f"a file or one of {', '.join(sorted(PACKAGED))}, and what overrides it",
+    )
     console = Console() if os.environ.get("RANK", "0") == "0" else QUIET
     try:
         trained = train(_config(parser.parse_args(argv).arguments), console)

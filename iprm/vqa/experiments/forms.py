@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from iprm.config import RATES
+
 HELD_OUT = {"held_out_splits": True, "held_out_pairs": True}
-SMALL_DATA = {"train_scenes": 100, "val_scenes": 20, "min_objects": 3, "max_objects": 5, **HELD_OUT}
-FULL_DATA = {"train_scenes": 20_000, "val_scenes": 400, "min_objects": 3, "max_objects": 6, **HELD_OUT}
+SMALL_DATA = {"train_scenes": 100, "val_scenes": 20, "max_objects": 5, "max_length": 10, **HELD_OUT}
+FULL_DATA = SMALL_DATA | {"train_scenes": 20_000, "val_scenes": 400}
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,6 @@ def overrides(form: Form, **changes: object) -> list[str]:
 
     Keys of `changes` have `__` for the dot between sections: `model__iprm__num_ops=6`.
     """
-    norms = ("formation_norm", "execution_norm", "update_norm", "composition_norm")
-    rates = ("formation", "visual", "result", "operation", "product", "variational")
-    rates += ("composition_product", "composition_value")
     values: dict[str, object] = {
         "data.source": "generated",
         **{f"data.options.{name}": value for name, value in form.data.items()},
@@ -54,11 +53,10 @@ def overrides(form: Form, **changes: object) -> list[str]:
         "model.iprm.dim": form.dim,
         "model.iprm.num_ops": 4,
         "model.iprm.num_steps": 4,
-        **{f"model.iprm.{name}": True for name in norms},
-        **{f"model.iprm.{name}_dropout": 0.0 for name in rates},
+        **{f"model.iprm.{name}": 0.0 for name in RATES},
         "training.steps": form.steps,
         "training.batch_size": 64 if form.name == "full" else 8,
-        "training.lr": 2e-3,
+        "training.lr": 1e-3,
         "training.threads": 1,
     }
     values |= {name.replace("__", "."): value for name, value in changes.items()}

@@ -22,6 +22,9 @@ from iprm.vqa.training.run import Trained, train
 
 Measure = Callable[[Trained], dict[str, Any]]
 
+VERSION = 1
+"""Of what a run comes to: another one where data, models, training or measures change."""
+
 
 class Run(NamedTuple):
     """One training of an experiment."""
@@ -38,7 +41,7 @@ class Run(NamedTuple):
     @property
     def folder(self) -> str:
         """A folder's name that says the configuration, so that experiments share what they have in common."""
-        said = json.dumps(sorted([*self.overrides, f"training.seed={self.seed}"]))
+        said = json.dumps([VERSION, *sorted([*self.overrides, f"training.seed={self.seed}"])])
         return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 

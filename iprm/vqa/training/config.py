@@ -21,7 +21,6 @@ from iprm_kernels.checks import check_choice, check_number
 
 DTYPES = ("float32", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda")
-NORMS = ("formation_norm", "execution_norm", "update_norm", "composition_norm")
 
 
 def _require(name: str, value: float | None, least: float, strictly: bool = False) -> None:
@@ -62,16 +61,7 @@ class ModelConfig:
 
     reasoner: str = "fast"
     backend: str = "auto"
-    iprm: dict[str, Any] = field(
-        default_factory=lambda: {
-            "dim": 128,
-            "num_ops": 4,
-            "num_steps": 4,
-            "op_init": "language",
-            "result_init": "visual",
-            **dict.fromkeys(NORMS, True),
-        }
-    )
+    iprm: dict[str, Any] = field(default_factory=lambda: {"dim": 128, "num_ops": 4, "num_steps": 4})
     zeroed: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:

@@ -88,7 +88,9 @@ def load_trained(folder: Path) -> Trained:
     """Return the model of a folder's newest checkpoint. Raises `ValueError` where there is none."""
     loaded = newest_checkpoint(folder)
     if loaded is None:
-        raise ValueError(f"{folder}: expected a checkpoint, found none; python -m iprm.train folder={folder} makes one")
+        raise ValueError(
+            f"{folder}: expected a checkpoint, found none; python -m iprm.train small folder={folder} makes one"
+        )
     state, record = loaded
     config, sizes = config_from(record["config"]), InputSizes(**record["sizes"])
     model = _initial(config, sizes).eval()

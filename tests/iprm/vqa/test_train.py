@@ -301,7 +301,7 @@ def test_overrides_come_before_the_file_and_the_file_before_defaults(tmp_path):
     assert config.training.lr == 1e-4
     assert config.training.batch_size == configuration().training.batch_size
     assert config.model.mechanism().dim == 32
-    assert config.model.mechanism().update_norm  # a default beside what the file says
+    assert config.model.mechanism().num_ops == 4  # a default beside what the file says
 
 
 def test_the_examples_are_configurations():
