@@ -11,5 +11,7 @@
 | `signs` | do operations collapse, does attention stray; what is answered to contradictions? |
 | `frames` | accuracy and cost as frames grow |
 
+`forms.py` says how large they are; `running.py` makes their trainings, `timing.py` measures times, `tables.py` writes.
+
 Each writes its runs (JSON), tables (Markdown) and figures (PNG), and goes on where it was stopped.
 """

@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
+import torch
 from rich.console import Console
 
 from iprm.vqa.experiments import ablations, accuracy, cost, frames, generalisation, signs, sizes, steps
 from iprm.vqa.experiments.forms import FORMS, Form
 from iprm.vqa.experiments.running import Results, finish
+from iprm.vqa.training import report
 
 EXPERIMENTS: dict[str, ModuleType] = {
     "accuracy": accuracy,
@@ -42,52 +44,67 @@ def arguments_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def conditions(results: Results) -> str:
-    """Return in a line what the figures depend on."""
+def said(results: Results) -> str:
+    """Return in a paragraph what the figures depend on."""
     runs = list(results.runs.values())
-    said = {"seeds": ", ".join(sorted({str(run["seed"]) for run in runs}))}
+    found = {"seeds": sorted({str(run["seed"]) for run in runs})}
     for key in ("torch", "device_name", "kernels", "dtype", "threads"):
-        said[key] = ", ".join(sorted({str(run["conditions"][key]) for run in runs}))
+        found[key] = sorted({str(run["conditions"][key]) for run in runs} - {"None"})
     hours = sum(run["seconds"] for run in runs) / 3600
-    return "; ".join(f"{key}: {value}" for key, value in said.items()) + f"; training: {hours:.2f} core hours"
+    lines = [f"{key.replace('_name', '')}: {', '.join(values)}" for key, values in found.items()]
+    if results.once:
+        lines.append(f"times measured on: {results.once['conditions']['device_name']}")
+    lines.append(f"{len(runs)} trainings, {hours:.1f} hours of a core")
+    means = (
+        "Mean ± sample standard deviation over the seeds, which decide weights and order; the questions are the same."
+    )
+    return f"{'; '.join(lines)}. {means}"
 
 
 def write(experiment: ModuleType, name: str, form: Form, results: Results, folder: Path, console: Console) -> None:
     """Write and show the tables; write the figures."""
     tables, figures = experiment.tables(results), experiment.figures(results, folder)
     parts = [f"# {experiment.TITLE}", experiment.__doc__.strip()]
-    parts += [f"`python -m iprm.vqa.experiments {name} --form {form.name}`. {conditions(results)}."]
+    parts += [f"`python -m iprm.vqa.experiments {name} --form {form.name}`; {said(results)}"]
     parts += [table.markdown().rstrip() for table in tables]
     parts += [f"![{experiment.TITLE}]({figure.name})" for figure in figures]
-    (folder / f"{name}.md").write_text("\n\n".join(parts) + "\n")
+    (folder / f"{name}.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     for table in tables:
         table.show(console)
     console.print(f"written: {folder / name}.md")
 
 
-def run(name: str, form: Form, out: Path, work: Path, jobs: int, console: Console) -> None:
-    """Make what is missing of an experiment."""
-    experiment, results = EXPERIMENTS[name], Results(out / f"{name}.json")
-    finish(experiment.runs(form), experiment.measure, results, work, jobs, console)
+def run(name: str, form: Form, arguments: argparse.Namespace, console: Console) -> None:
+    """Make what is missing of an experiment, and write what there is."""
+    experiment, results = EXPERIMENTS[name], Results(arguments.out / f"{name}.json")
     if hasattr(experiment, "once") and not results.once:
-        results.put_once(experiment.once(form))
+        if arguments.report_only:
+            return
+        console.print(f"{name}: measuring times")
+        results.put_once(experiment.once(form), report.conditions(torch.device("cpu"), torch.float32, "auto"))
+    runs = experiment.runs(form, results.once)
+    if not arguments.report_only:
+        finish(runs, experiment.measure, results, arguments.work, arguments.jobs, console)
+    if (finished := results.only(runs)).runs:
+        write(experiment, name, form, finished, arguments.out, console)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command."""
+    """Run the command; 0, 2 for wrong arguments or files, 130 where it was interrupted."""
     arguments = arguments_parser().parse_args(argv)
-    form, console = FORMS[arguments.form], Console()
-    out = arguments.out or Path("results/experiments") / form.name
-    names = list(EXPERIMENTS) if "all" in arguments.names else arguments.names
+    arguments.out = arguments.out or Path("results/experiments") / arguments.form
     if arguments.jobs < 1:
         print(f"error: --jobs: expected at least 1, got {arguments.jobs}", file=sys.stderr)
         return 2
-    for name in names:
-        if not arguments.report_only:
-            run(name, form, out, arguments.work, arguments.jobs, console)
-        results = Results(out / f"{name}.json")
-        if results.runs:
-            write(EXPERIMENTS[name], name, form, results, out, console)
+    try:
+        for name in EXPERIMENTS if "all" in arguments.names else arguments.names:
+            run(name, FORMS[arguments.form], arguments, Console())
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from iprm.vqa.experiments.forms import Form, overrides
-from iprm.vqa.experiments.running import Results, Run, spread
-from iprm.vqa.experiments.tables import Table, families, figure
-from iprm.vqa.training.run import Trained
+from iprm.vqa.experiments.running import Results, Run, nothing, of_family, spread
+from iprm.vqa.experiments.tables import Table, bars, families, figure
 
 TITLE = "What each part is worth"
 BASE = "W = 2, r = 2"
@@ -26,14 +22,12 @@ VARIANTS: dict[str, dict[str, object]] = {
 }
 
 
-def runs(form: Form) -> list[Run]:
+def runs(form: Form, once: dict) -> list[Run]:
     """Every variant over the seeds."""
     return [Run(name, seed, overrides(form, **changes)) for seed in form.seeds for name, changes in VARIANTS.items()]
 
 
-def measure(trained: Trained) -> dict[str, Any]:
-    """The accuracies say it all."""
-    return {}
+measure = nothing
 
 
 def tables(results: Results) -> list[Table]:
@@ -42,7 +36,7 @@ def tables(results: Results) -> list[Table]:
     rows = [
         [
             variant,
-            *(spread(results.of(variant, lambda run, n=name: run["accuracy"].get(n))) for name in names),
+            *(spread(results.of(variant, of_family(name))) for name in names),
             spread(results.of(variant, lambda run: run["parameters"]), "{:,.0f}", 1.0),
         ]
         for variant in VARIANTS
@@ -51,21 +45,14 @@ def tables(results: Results) -> list[Table]:
 
 
 def figures(results: Results, folder: Path) -> list[Path]:
-    """The difference that each variant makes, overall and in every family."""
+    """The difference that each variant makes, seed by seed, overall and in every family."""
     names = families(results.runs.values())
 
     def draw(fig) -> None:
         axes = fig.add_subplot()
         others = [variant for variant in VARIANTS if variant != BASE]
-        for i, variant in enumerate(others):
-            means = []
-            for name in names:
-                of = [results.of(v, lambda run, n=name: run["accuracy"].get(n)) for v in (variant, BASE)]
-                means.append(100 * (np.mean(of[0]) - np.mean(of[1])) if all(of) else np.nan)
-            axes.bar(np.arange(len(names)) + 0.11 * (i - 3), means, 0.11, label=variant)
+        bars(axes, names, {v: [results.differences(v, BASE, of_family(name)) for name in names] for v in others})
         axes.axhline(0, color="black", linewidth=0.8)
-        axes.set_xticks(range(len(names)), names, rotation=20, ha="right")
         axes.set_ylabel(f"accuracy against {BASE}, points")
-        axes.legend(frameon=False, fontsize=8, ncols=2)
 
-    return [figure(draw, folder / "ablations.png", (10, 4))]
+    return [figure(draw, folder / "ablations.png", (13, 4))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from iprm.config import RATES
+from iprm.vqa.experiments.running import Run
 
 HELD_OUT = {"held_out_splits": True, "held_out_pairs": True}
 SMALL_DATA = {"train_scenes": 100, "val_scenes": 20, "max_objects": 5, "max_length": 10, **HELD_OUT}
@@ -61,3 +62,8 @@ def overrides(form: Form, **changes: object) -> list[str]:
     }
     values |= {name.replace("__", "."): value for name, value in changes.items()}
     return [f"{name}={value}" for name, value in values.items()]
+
+
+def looked_into(form: Form, once: dict) -> list[Run]:
+    """Return the trainings that are long enough to be looked into."""
+    return [Run("trained", seed, overrides(form, training__steps=form.long_steps)) for seed in form.seeds]

@@ -1,73 +1,84 @@
-"""Accuracy and cost as frames grow: the same questions about the same scenes, seen over ever more frames."""
+"""Accuracy and cost as frames grow: the same questions about the same scenes, seen over ever more frames.
+
+Times are medians of interleaved training steps and evaluations at the mean number of tokens, one process at a time.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
+from iprm.vqa.data.frames import SEEN
+from iprm.vqa.data.generate.splits import EXPERIMENTS
 from iprm.vqa.experiments.forms import Form, overrides
-from iprm.vqa.experiments.running import Results, Run, spread
-from iprm.vqa.experiments.tables import Table, families, figure
-from iprm.vqa.training.run import Trained, open_split
+from iprm.vqa.experiments.running import Results, Run, nothing, of_family, spread
+from iprm.vqa.experiments.tables import Table, families, figure, line
+from iprm.vqa.experiments.timing import WORDS, seconds
+from iprm.vqa.training import memory
+from iprm.vqa.training.config import configuration
 
 TITLE = "More frames"
 
 
-def runs(form: Form) -> list[Run]:
+def _variant(frames: int) -> str:
+    return f"{frames} frame{'s' * (frames > 1)}"
+
+
+def runs(form: Form, once: dict) -> list[Run]:
     """Every number of frames over the seeds."""
     return [
-        Run(
-            f"{F} frames" if F > 1 else "1 frame",
-            seed,
-            overrides(form, data__source="generated_frames", data__options__frames=F),
-        )
+        Run(_variant(F), seed, overrides(form, data__source="generated_frames", data__options__frames=F))
         for seed in form.seeds
         for F in form.frames
     ]
 
 
-def measure(trained: Trained) -> dict[str, Any]:
-    """The number of visual tokens; the accuracies say the rest."""
-    split = open_split(trained.config, "val", trained.vocabularies)
-    tokens = [len(scene.numbers) for scene in split.scenes]
-    return {"tokens": float(np.mean(tokens)), "frames": trained.config.data.options.get("frames")}
+def _tokens(form: Form, frames: int) -> int:
+    """The mean number of tokens of a scene."""
+    objects = (EXPERIMENTS.min_objects + form.data["max_objects"]) / 2
+    return round(objects * (1 + SEEN * (frames - 1)))
 
 
-def _variants(results: Results) -> list[str]:
-    return sorted({run["variant"] for run in results.runs.values()}, key=lambda name: int(name.split()[0]))
+def once(form: Form) -> dict[str, dict[str, float]]:
+    """Return tokens and seconds of every number of frames."""
+    config, found = configuration(None, overrides(form)), {}
+    mechanism = {"fast": ("fast", config.model.mechanism())}
+    for F in form.frames:
+        tokens = _tokens(form, F)
+        sizes = memory.Sizes(config.training.batch_size, WORDS, tokens)
+        found[_variant(F)] = {"tokens": tokens} | seconds(mechanism, sizes)["fast"]
+    return found
+
+
+measure = nothing
 
 
 def tables(results: Results) -> list[Table]:
-    """Accuracy by family, tokens and speed, a row for each number of frames."""
-    names = families(results.runs.values())
+    """Accuracy by family, tokens and time, a row for each number of frames."""
+    names, costs = families(results.runs.values()), results.once["found"]
     rows = [
         [
             variant,
-            spread(results.of(variant, lambda run: run["tokens"]), "{:.0f}", 1.0),
-            *(spread(results.of(variant, lambda run, n=name: run["accuracy"].get(n))) for name in names),
-            spread(results.of(variant, lambda run: 1 / run["steps_per_second"]), "{:.1f}", 1000.0),
+            f"{cost['tokens']}",
+            *(spread(results.of(variant, of_family(name))) for name in names),
+            *(f"{1000 * cost[what]:.1f}" for what in ("training", "evaluation")),
         ]
-        for variant in _variants(results)
+        for variant, cost in costs.items()
     ]
-    return [Table("Accuracy at equal training, %", ["", "tokens", *names, "ms a step"], rows)]
+    header = ["", "tokens", *names, "training step, ms", "evaluation, ms"]
+    return [Table("Accuracy at equal training, %, and time", header, rows)]
 
 
 def figures(results: Results, folder: Path) -> list[Path]:
     """Accuracy and milliseconds a step over the number of frames."""
-    variants, names = _variants(results), families(results.runs.values())
-    frames = [int(name.split()[0]) for name in variants]
+    costs, names = results.once["found"], families(results.runs.values())
+    frames = [int(name.split()[0]) for name in costs]
 
     def draw(fig) -> None:
         left, right = fig.subplots(1, 2)
         for name in names:
-            cells = [results.of(v, lambda run, n=name: run["accuracy"].get(n)) for v in variants]
-            bold = {"linewidth": 2.5, "color": "black"} if name == "overall" else {"linewidth": 1}
-            left.plot(frames, [100 * np.mean(c) if c else np.nan for c in cells], marker="o", label=name, **bold)
-        right.plot(
-            frames, [1000 * np.mean(results.of(v, lambda r: 1 / r["steps_per_second"])) for v in variants], marker="o"
-        )
+            style = {"linewidth": 2.5, "color": "black"} if name == "overall" else {"linewidth": 1}
+            line(left, frames, [results.of(v, of_family(name)) for v in costs], name, **style)
+        right.plot(frames, [1000 * cost["training"] for cost in costs.values()], marker="o")
         for axes, label in ((left, "accuracy, %"), (right, "ms a training step")):
             axes.set_xscale("log", base=2)
             axes.set_xticks(frames, frames)

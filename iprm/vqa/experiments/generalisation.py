@@ -1,15 +1,23 @@
-"""Questions unlike those trained on: longer programs, unseen pairs of attributes, more objects."""
+"""Questions unlike those trained on: longer programs, unseen pairs of attributes, more objects.
+
+The splits mix the question families in other shares, and longer programs leave some out; so a split's accuracy is the
+mean over the families that all splits have. Answers that training never gave (counts above its largest) are left out:
+no model here can give them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from iprm.vqa.data.tensors import UNKNOWN, Split
 from iprm.vqa.experiments.forms import Form, overrides
 from iprm.vqa.experiments.running import Results, Run, spread
-from iprm.vqa.experiments.tables import Table, families, figure
+from iprm.vqa.experiments.tables import Table, bars, families, figure
 from iprm.vqa.training.run import Trained, accuracy, open_split
 
 TITLE = "Questions unlike those trained on"
@@ -28,46 +36,66 @@ VARIANTS: dict[str, dict[str, object]] = {
 }
 
 
-def runs(form: Form) -> list[Run]:
+def runs(form: Form, once: dict) -> list[Run]:
     """Every variant over the seeds, trained on shorter programs, without the held-out pairs, on fewer objects."""
     return [Run(name, seed, overrides(form, **changes)) for seed in form.seeds for name, changes in VARIANTS.items()]
 
 
+def _answerable(split: Split) -> Split:
+    """The questions whose answers training gave."""
+    known = split.answers != UNKNOWN
+    kept = [question for question, keep in zip(split.questions, known.tolist(), strict=True) if keep]
+    rows = {name: getattr(split, name)[known] for name in ("scene_rows", "words", "lengths", "answers", "family_rows")}
+    return replace(split, questions=kept, **rows)
+
+
 def measure(trained: Trained) -> dict[str, Any]:
-    """Accuracy on every split, overall and by family."""
+    """Accuracy on every split by family, and how many questions have an answer that training never gave."""
     splits = {name: open_split(trained.config, name, trained.vocabularies) for name in SPLITS}
-    return {"splits": {name: accuracy(trained, split) for name, split in splits.items()}}
+    return {
+        "splits": {name: accuracy(trained, _answerable(split)) for name, split in splits.items()},
+        "unanswerable": {name: (split.answers == UNKNOWN).float().mean().item() for name, split in splits.items()},
+    }
 
 
-def _of(split: str, family: str):
-    return lambda run: run["splits"][split].get(family)
+def _shared(results: Results) -> list[str]:
+    """The families that every split of every run has."""
+    found = (set(accuracies) for run in results.runs.values() for accuracies in run["splits"].values())
+    return sorted(set.intersection(*found) - {"overall"})
+
+
+def _mean(split: str, names: list[str]) -> Callable[[dict], float]:
+    return lambda run: float(np.mean([run["splits"][split][name] for name in names]))
 
 
 def tables(results: Results) -> list[Table]:
     """Accuracy by split; and the first variant's by split and family."""
-    rows = [[name, *(spread(results.of(name, _of(split, "overall"))) for split in SPLITS)] for name in VARIANTS]
-    first = next(iter(VARIANTS))
-    names = families({"accuracy": run["splits"][split]} for run in results.runs.values() for split in SPLITS)
-    by_family = [[name, *(spread(results.of(first, _of(split, name))) for split in SPLITS)] for name in names]
-    header = list(SPLITS.values())
+    names, first, header = _shared(results), next(iter(VARIANTS)), list(SPLITS.values())
+    rows = [[name, *(spread(results.of(name, _mean(split, names))) for split in SPLITS)] for name in VARIANTS]
+    missing = [spread(results.of(first, lambda run, s=split: run["unanswerable"][s])[:1]) for split in SPLITS]
+    everything = families({"accuracy": found} for run in results.runs.values() for found in run["splits"].values())
+    by_family = [
+        [name, *(spread(results.of(first, lambda run, s=split, n=name: run["splits"][s].get(n))) for split in SPLITS)]
+        for name in everything[1:]
+    ]
     return [
-        Table("Accuracy, %", ["", *header], rows),
+        Table(f"Accuracy, %, mean over {', '.join(names)}", ["", *header], rows),
         Table(f"Accuracy of {first}, %", ["family", *header], by_family),
+        Table("Questions left out, %", header, [missing]),
     ]
 
 
 def figures(results: Results, folder: Path) -> list[Path]:
     """Bars by split, a colour for each variant."""
+    names = _shared(results)
 
     def draw(fig) -> None:
         axes = fig.add_subplot()
-        for i, name in enumerate(VARIANTS):
-            values = [results.of(name, _of(split, "overall")) for split in SPLITS]
-            errors = [100 * np.std(v, ddof=1) if len(v) > 1 else 0 for v in values]
-            means = [100 * np.mean(v) if v else np.nan for v in values]
-            axes.bar(np.arange(len(SPLITS)) + 0.16 * (i - 2), means, 0.16, yerr=errors, label=name)
-        axes.set_xticks(range(len(SPLITS)), SPLITS.values())
+        bars(
+            axes,
+            list(SPLITS.values()),
+            {variant: [results.of(variant, _mean(split, names)) for split in SPLITS] for variant in VARIANTS},
+        )
         axes.set_ylabel("accuracy, %")
-        axes.legend(frameon=False, fontsize=8)
 
     return [figure(draw, folder / "generalisation.png", (9, 3.6))]

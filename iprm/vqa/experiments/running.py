@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,6 +22,8 @@ from iprm.vqa.training.run import Trained, train
 
 Measure = Callable[[Trained], dict[str, Any]]
 
+KEPT = ("accuracy", "history", "priors", "final_loss", "steps", "seconds", "parameters", "conditions")
+"""Of the result of a training."""
 VERSION = 1
 """Of what a run comes to: another one where data, models, training or measures change."""
 
@@ -52,21 +54,24 @@ class Results:
         self.path = path
         read = json.loads(path.read_text()) if path.is_file() else {}
         self.runs: dict[str, dict] = read.get("runs", {})
-        self.once: dict[str, Any] = read.get("once", {})
-        """What an experiment measures apart from its runs."""
+        once = read.get("once", {})
+        self.once: dict[str, Any] = once if once.get("version") == VERSION else {}
+        """What an experiment measures apart from its runs (`found`), and its conditions."""
 
     def holds(self, run: Run) -> bool:
         """Whether the run is finished, with the same configuration."""
-        return self.runs.get(run.name, {}).get("overrides") == run.overrides
+        found = self.runs.get(run.name, {})
+        return found.get("overrides") == run.overrides and found.get("version") == VERSION
 
     def put(self, run: Run, found: dict[str, Any]) -> None:
         """Keep what a run came to."""
-        self.runs[run.name] = {"variant": run.variant, "seed": run.seed, "overrides": run.overrides, **found}
+        about = {"variant": run.variant, "seed": run.seed, "overrides": run.overrides, "version": VERSION}
+        self.runs[run.name] = about | found
         self._write()
 
-    def put_once(self, found: dict[str, Any]) -> None:
+    def put_once(self, found: dict[str, Any], conditions: dict[str, Any]) -> None:
         """Keep what is measured apart from the runs."""
-        self.once = found
+        self.once = {"version": VERSION, "conditions": conditions, "found": found}
         self._write()
 
     def _write(self) -> None:
@@ -76,14 +81,40 @@ class Results:
         partial.write_text(json.dumps(content, indent=1) + "\n")
         partial.replace(self.path)
 
+    def only(self, runs: Iterable[Run]) -> Results:
+        """Return the results of these runs alone, those that are finished."""
+        kept = Results(self.path)
+        kept.once = self.once
+        kept.runs = {run.name: self.runs[run.name] for run in runs if self.holds(run)}
+        return kept
+
     def of(self, variant: str, value: Callable[[dict], float | None]) -> list[float]:
         """Return a value of every seed's run of a variant."""
         found = (value(run) for run in self.runs.values() if run["variant"] == variant)
         return [x for x in found if x is not None]
 
+    def differences(self, variant: str, base: str, value: Callable[[dict], float | None]) -> list[float]:
+        """Return a variant's value minus that of `base`, seed by seed."""
+        of = {
+            name: {run["seed"]: value(run) for run in self.runs.values() if run["variant"] == name}
+            for name in (variant, base)
+        }
+        pairs = [(of[variant][seed], of[base][seed]) for seed in of[variant].keys() & of[base].keys()]
+        return [a - b for a, b in pairs if a is not None and b is not None]
+
+
+def of_family(name: str) -> Callable[[dict], float | None]:
+    """Return what reads the accuracy of a family (or `overall`) from a run."""
+    return lambda run: run["accuracy"].get(name)
+
+
+def nothing(trained: Trained) -> dict[str, Any]:
+    """Measure nothing besides what training came to."""
+    return {}
+
 
 def spread(values: Iterable[float], form: str = "{:.1f}", scale: float = 100.0) -> str:
-    """Return mean and sample standard deviation of `values`, as text; a dash where there are none."""
+    """Return mean ± sample standard deviation of `values`, as text; a dash where there are none."""
     found = [scale * value for value in values]
     if not found:
         return "-"
@@ -96,8 +127,7 @@ def made(run: Run, work: Path, measure: Measure) -> dict[str, Any]:
     places = [f"folder={work / run.folder}", f"data.folder={work / 'questions'}"]
     config = configuration(None, [*run.overrides, f"training.seed={run.seed}", *places])
     trained = train(config)
-    kept = ("accuracy", "seconds", "steps_per_second", "parameters", "conditions", "priors", "final_loss", "history")
-    return {name: trained.result[name] for name in kept} | measure(trained)
+    return {name: trained.result[name] for name in KEPT} | measure(trained)
 
 
 def finish(runs: list[Run], measure: Measure, results: Results, work: Path, jobs: int, console: Console) -> None:
@@ -106,14 +136,21 @@ def finish(runs: list[Run], measure: Measure, results: Results, work: Path, jobs
     if not left:
         return
     console.print(f"{results.path.stem}: {len(left)} of {len(runs)} trainings to make, {jobs} at a time")
+    for run, found in _all(left, measure, work, jobs):
+        results.put(run, found)
+        console.print(f"  {run.name}: {found['accuracy']['overall']:.3f}", highlight=False)
+
+
+def _all(runs: list[Run], measure: Measure, work: Path, jobs: int) -> Iterator[tuple[Run, dict[str, Any]]]:
+    """Yield what each run came to, as they finish. One that fails, or Ctrl-C, ends those that wait."""
     if jobs == 1:
-        for run in left:
-            results.put(run, made(run, work, measure))
-            console.print(f"  {run.name}: {results.runs[run.name]['accuracy']['overall']:.3f}", highlight=False)
+        yield from ((run, made(run, work, measure)) for run in runs)
         return
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(made, run, work, measure): run for run in left}
-        for future in as_completed(futures):
-            run = futures[future]
-            results.put(run, future.result())
-            console.print(f"  {run.name}: {results.runs[run.name]['accuracy']['overall']:.3f}", highlight=False)
+        futures = {pool.submit(made, run, work, measure): run for run in runs}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

@@ -19,16 +19,18 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from iprm import reference
+from iprm.config import IPRMConfig
 from iprm.vqa.data.examples import Question
 from iprm.vqa.data.tensors import Batch, Split
-from iprm.vqa.experiments.forms import Form, overrides
-from iprm.vqa.experiments.running import Results, Run, spread
+from iprm.vqa.experiments.forms import looked_into
+from iprm.vqa.experiments.running import Results, spread
 from iprm.vqa.experiments.tables import Table, figure
 from iprm.vqa.models.answerer import QuestionAnswerer
-from iprm.vqa.training.run import Trained, accuracy, open_split, untrained
+from iprm.vqa.training.run import Trained, open_split, untrained
 
 TITLE = "Signs of failure"
 BATCH = 100
+NOTHING = ("no", "0")
 SIGNS = {
     "entropy": "entropy of the composition weights (1: uniform)",
     "operations": "likeness of the K operation states",
@@ -47,14 +49,15 @@ def as_reference(module: nn.Module) -> reference.IPRM:
     return plain.eval()
 
 
-def entropy(operations: Tensor, window: int) -> Tensor:
+def entropy(operations: Tensor, config: IPRMConfig) -> Tensor:
     """(T, B, K, K·(1+W)) composition weights -> (T,) their mean entropy over that of uniform weights.
 
-    A step's columns are those of its own K operations, its own state masked, and of the past steps there are.
+    A step's columns are those of its own K operations, with `mask_self` its own state left out, and of the past steps
+    there are.
     """
     T, _, K, _ = operations.shape
     found = -torch.special.xlogy(operations, operations).sum(-1).mean((1, 2))
-    columns = [K - 1 + K * min(window, t + 1) for t in range(T)]
+    columns = [K - config.mask_self + K * min(config.window, t + 1) for t in range(T)]
     return found / torch.tensor([math.log(max(count, 2)) for count in columns])
 
 
@@ -101,12 +104,12 @@ def _off(visual: Tensor, split: Split, batch: Batch) -> tuple[list[float], list[
 def signs(model: QuestionAnswerer, split: Split) -> dict[str, list[float] | float]:
     """Return the signs over a split: those of single steps as lists over t."""
     model.eval()
-    module, window = as_reference(model.reasoner), model.reasoner.config.window
+    module = as_reference(model.reasoner)
     found: dict[str, list] = defaultdict(list)
     weights = []
     for batch in split.in_order(BATCH):
         memories, attention = _memories(module, model.encode(batch))
-        found["entropy"].append(entropy(attention.operations.double(), window).tolist())
+        found["entropy"].append(entropy(attention.operations.double(), module.config).tolist())
         for name, which in (("operations", 0), ("results", 1)):
             states = [memory[which].double() for memory in memories]
             found[name].append([likeness(s).item() for s in states[1:]])
@@ -131,15 +134,38 @@ def contradicts_itself(question: Question) -> bool:
     return False
 
 
+@torch.no_grad()
+def _nothing_there(trained: Trained, split: Split) -> dict[str, list[tuple[bool, bool]]]:
+    """For questions of existence and number: was it answered "no" or 0, and was that true? By group."""
+    texts, found = trained.vocabularies.answers.texts, defaultdict(list)
+    for batch in split.in_order(BATCH):
+        answers = [texts[i] for i in trained.model(batch).argmax(-1).tolist()]
+        for row, answer in zip(batch.rows.tolist(), answers, strict=True):
+            question = split.questions[row]
+            if question.kind in ("exist", "count"):
+                group = "contradictory" if contradicts_itself(question) else "consistent"
+                found[group].append((answer in NOTHING, question.answer in NOTHING))
+    return found
+
+
 def contradictions(trained: Trained) -> dict[str, float]:
-    """Accuracy on questions that contradict themselves and on their consistent twins."""
-    split = open_split(trained.config, "val_contradictory", trained.vocabularies, whole=True)
-    return accuracy(trained, split, lambda q: "contradictory" if contradicts_itself(q) else "consistent")
+    """Return how often "no" or 0 is answered: to contradictions, to their twins, and to other questions.
+
+    A model that leans to "no" does well on contradictions without seeing them: it then says so where all is in order,
+    too.
+    """
+    twins = _nothing_there(trained, open_split(trained.config, "val_contradictory", trained.vocabularies, whole=True))
+    others = _nothing_there(trained, open_split(trained.config, "val", trained.vocabularies, whole=True))["consistent"]
+    groups = {
+        "contradictory": [said for said, _ in twins["contradictory"]],
+        "their twins": [said for said, _ in twins["consistent"]],
+        "val, there is none": [said for said, none in others if none],
+        "val, there are some": [said for said, none in others if not none],
+    }
+    return {name: float(np.mean(said)) for name, said in groups.items() if said}
 
 
-def runs(form: Form) -> list[Run]:
-    """The trained model, over the seeds: the one whose steps are known."""
-    return [Run("trained", seed, overrides(form, training__steps=form.long_steps)) for seed in form.seeds]
+runs = looked_into
 
 
 def measure(trained: Trained) -> dict[str, Any]:
@@ -169,11 +195,11 @@ def tables(results: Results) -> list[Table]:
         ]
         for sign, words in SIGNS.items()
     ]
-    names = ("contradictory", "consistent")
-    asked = [[spread(run["contradictions"][name] for run in found if name in run["contradictions"]) for name in names]]
+    groups = list(found[0]["contradictions"])
+    said = [spread(run["contradictions"][group] for run in found if group in run["contradictions"]) for group in groups]
     return [
         Table("Signs, means over steps", ["", "trained", "untrained"], rows),
-        Table("Accuracy on questions that contradict themselves, and on their twins, %", names, asked),
+        Table("How often no, or 0, is answered to questions of existence and number, %", groups, [said]),
     ]
 
 

@@ -1,8 +1,8 @@
 """Operations in parallel, steps in sequence: accuracy over K and T.
 
-At equal training every (K, T) takes as many steps. The learned initial memory makes the parameters of all of them
-nearly equal (K·D numbers apart). At equal time each K takes as many training steps as fit into what the slowest of them
-needs for half of its steps.
+At equal training every (K, T) takes as many steps. With learned initial memory the parameters of all of them are nearly
+equal: 2·D numbers more for every operation. At equal time each K takes as many training steps as fit into the time that
+the slowest needs for half of them, by the seconds of a step measured beforehand.
 """
 
 from __future__ import annotations
@@ -10,37 +10,46 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from iprm.config import IPRMConfig
 from iprm.vqa.experiments.forms import Form, overrides
-from iprm.vqa.experiments.running import Results, Run, spread
-from iprm.vqa.experiments.tables import Table, families, figure
-from iprm.vqa.training.run import Trained
+from iprm.vqa.experiments.running import Results, Run, nothing, of_family, spread
+from iprm.vqa.experiments.tables import Table, families, figure, line
+from iprm.vqa.experiments.timing import WORDS, seconds
+from iprm.vqa.training import memory
+from iprm.vqa.training.config import configuration
 
 TITLE = "Operations in parallel, steps in sequence"
 EQUAL_TIME = "equal time"
-# Seconds of a training step over K at T = 6, relative to K = 1: measured on one thread at D = 64, batches of 64.
-COST = {1: 1.0, 2: 1.2, 4: 1.7, 6: 2.2, 9: 2.9}
+TOKENS = 5
 
 
-def runs(form: Form) -> list[Run]:
+def once(form: Form) -> dict[str, dict[str, float]]:
+    """Return the seconds of a training step of every K at the T of the comparison at equal time."""
+    config = configuration(None, overrides(form, model__iprm__num_steps=_steps_at_equal_time(form)))
+    variants = {str(K): ("fast", IPRMConfig(**config.model.iprm | {"num_ops": K})) for K in form.operations}
+    return seconds(variants, memory.Sizes(config.training.batch_size, WORDS, TOKENS))
+
+
+def _steps_at_equal_time(form: Form) -> int:
+    return form.iterations[-2]
+
+
+def runs(form: Form, once: dict[str, Any]) -> list[Run]:
     """Every (K, T), and every K at equal time, over the seeds."""
-    found = []
+    found, T = [], _steps_at_equal_time(form)
+    slowest = max(times["training"] for times in once["found"].values())
     for seed in form.seeds:
         for K in form.operations:
-            for T in form.iterations:
-                sizes = {"model__iprm__num_ops": K, "model__iprm__num_steps": T}
-                found.append(Run(f"K={K} T={T}", seed, overrides(form, **sizes)))
-            steps = round(form.steps / 2 * COST[max(form.operations)] / COST[K])
-            sizes = {"model__iprm__num_ops": K, "model__iprm__num_steps": form.iterations[-2]}
-            changes = sizes | {"training__steps": steps}
-            found.append(Run(f"K={K} {EQUAL_TIME}", seed, overrides(form, **changes)))
+            for t in form.iterations:
+                sizes = {"model__iprm__num_ops": K, "model__iprm__num_steps": t}
+                found.append(Run(f"K={K} T={t}", seed, overrides(form, **sizes)))
+            steps = round(form.steps / 2 * slowest / once["found"][str(K)]["training"])
+            sizes = {"model__iprm__num_ops": K, "model__iprm__num_steps": T}
+            found.append(Run(f"K={K} {EQUAL_TIME}", seed, overrides(form, **sizes, training__steps=steps)))
     return found
 
 
-def measure(trained: Trained) -> dict[str, Any]:
-    """The accuracies say it all."""
-    return {}
+measure = nothing
 
 
 def _sizes(results: Results) -> tuple[list[int], list[int]]:
@@ -51,7 +60,7 @@ def _sizes(results: Results) -> tuple[list[int], list[int]]:
 
 
 def _cell(results: Results, variant: str, family: str) -> str:
-    return spread(results.of(variant, lambda run: run["accuracy"].get(family)))
+    return spread(results.of(variant, of_family(family)))
 
 
 def tables(results: Results) -> list[Table]:
@@ -67,8 +76,9 @@ def tables(results: Results) -> list[Table]:
         for name in names
     ]
     rows = [[name, *(_cell(results, f"K={K} {EQUAL_TIME}", name) for K in Ks)] for name in names]
-    for title, key, form in (("training, s", "seconds", "{:.0f}"), ("parameters", "parameters", "{:,.0f}")):
-        rows.append([title, *(spread(results.of(f"K={K} {EQUAL_TIME}", lambda r, k=key: r[k]), form, 1.0) for K in Ks)])
+    for title, key in (("training steps", "steps"), ("parameters", "parameters")):
+        cells = (spread(results.of(f"K={K} {EQUAL_TIME}", lambda r, k=key: r[k])[:1], "{:,.0f}", 1.0) for K in Ks)
+        rows.append([title, *cells])
     return [*found, Table("Accuracy at equal time, %", ["", *(f"K = {K}" for K in Ks)], rows)]
 
 
@@ -80,12 +90,9 @@ def figures(results: Results, folder: Path) -> list[Path]:
         panels = fig.subplots(2, -(-len(names) // 2), sharex=True).flat
         for axes, name in zip(panels, names, strict=False):
             for T in Ts:
-                cells = [results.of(f"K={K} T={T}", lambda run, n=name: run["accuracy"].get(n)) for K in Ks]
-                means = [100 * np.mean(cell) if cell else np.nan for cell in cells]
-                errors = [100 * np.std(cell, ddof=1) if len(cell) > 1 else 0 for cell in cells]
-                axes.errorbar(range(len(Ks)), means, errors, marker="o", markersize=3, label=f"T = {T}")
+                line(axes, Ks, [results.of(f"K={K} T={T}", of_family(name)) for K in Ks], f"T = {T}")
             axes.set_title(name, fontsize=9)
-            axes.set_xticks(range(len(Ks)), Ks)
+            axes.set_xticks(Ks)
         for axes in list(fig.axes)[len(names) :]:
             axes.axis("off")
         fig.axes[0].legend(frameon=False, fontsize=7)

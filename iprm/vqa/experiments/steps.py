@@ -1,15 +1,15 @@
 """Attention over known steps: does an operation, in some step, look at what a step of the true program is about?
 
-For a question of S program steps, every (step t, operation k) is a slot that a program step may be matched with, each
-slot once at most; a match is worth the share of the slot's visual attention that lies on the program step's true
-objects. The best matching of all is taken, so chance is not |objects| / N: it is measured by the same matching, with
-the objects of the scene permuted, and for a model that was not trained. Program steps about no object, or about all,
-say nothing and are left out.
+A program step is about a set of objects (those it gives; where it gives a value, those it reads). Every (step t,
+operation k) is a slot that such a set may be matched with, each slot once at most; a match is worth the share of the
+slot's visual attention that lies on the set. The best matching of all is taken, so chance is not |set| / N: it is
+measured by the same matching with the objects of the scene permuted, and for a model that was not trained. Sets of no
+object, or of all, say nothing and are left out; a set that several program steps share is matched once, for all of
+them.
 """
 
 from __future__ import annotations
 
-import statistics
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,9 +21,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from iprm.vqa.data.tensors import Split
-from iprm.vqa.experiments.forms import Form, overrides
-from iprm.vqa.experiments.running import Results, Run, spread
-from iprm.vqa.experiments.tables import Table, figure
+from iprm.vqa.experiments.forms import looked_into
+from iprm.vqa.experiments.running import Results, spread
+from iprm.vqa.experiments.tables import Table, bars, figure
 from iprm.vqa.models.answerer import QuestionAnswerer
 from iprm.vqa.training.run import Trained, open_split, untrained
 
@@ -31,6 +31,11 @@ TITLE = "Attention over known steps"
 PERMUTATIONS = 4
 BATCH = 100
 KINDS = ("filter", "relate", "same", "unique", "union", "intersect", "query", "count", "exist", "equal", "compare")
+COLUMNS = {
+    "trained": ("trained", "share"),
+    "objects permuted": ("trained", "chance"),
+    "untrained": ("untrained", "share"),
+}
 
 
 def kind(function: str) -> str:
@@ -40,33 +45,46 @@ def kind(function: str) -> str:
     return function.partition("_")[0]
 
 
-def matched(slots: np.ndarray, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Match program steps with slots.
+def depths(program: list[dict]) -> list[int]:
+    """Return for every node how many nodes its longest chain of inputs has."""
+    found: list[int] = []
+    for node in program:
+        found.append(1 + max((found[i] for i in node["inputs"]), default=-1))
+    return found
 
-    slots: (M, N) attention, rows that sum to 1.  steps: (S, N) true objects.
-    Returns (S,) the slot of each step (-1: none was left) and (S,) the share of its attention on the step's objects.
+
+def matched(slots: np.ndarray, sets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Match sets of objects with slots.
+
+    slots: (M, N) attention, rows that sum to 1.  sets: (S, N) bool.
+    Returns (S,) the slot of each set (-1: none was left) and (S,) the share of its attention on the set.
     """
-    shares = slots @ steps.T.astype(slots.dtype)  # (M, S)
+    shares = slots @ sets.T.astype(slots.dtype)  # (M, S)
     rows, columns = linear_sum_assignment(shares, maximize=True)
-    slot, share = np.full(len(steps), -1), np.zeros(len(steps))
+    slot, share = np.full(len(sets), -1), np.zeros(len(sets))
     slot[columns], share[columns] = rows, shares[rows, columns]
     return slot, share
 
 
 class Question:
-    """What one question gives."""
+    """What one question gives: for every telling program step its kind, the share of its match, and that by chance.
 
-    def __init__(self, visual: Tensor, steps: Tensor, functions: list[str], rng: np.random.Generator):
+    visual: (T, K, N).  steps: (S, N) bool, the objects that each node of the program is about.
+    `depths` and `times` are of the distinct sets: where they first occur in the program, and the t of their slots.
+    """
+
+    def __init__(self, visual: Tensor, steps: Tensor, program: list[dict], rng: np.random.Generator):
         T, K, N = visual.shape
-        telling = (steps.any(1) & ~steps.all(1)).numpy()
-        true = steps.numpy()[telling]
+        telling = np.flatnonzero((steps.any(1) & ~steps.all(1)).numpy())
+        sets, first, which = np.unique(steps.numpy()[telling], axis=0, return_index=True, return_inverse=True)
         slots = visual.reshape(T * K, N).double().numpy()
-        self.kinds = [kind(f) for f, told in zip(functions, telling, strict=True) if told]
-        slot, self.shares = matched(slots, true)
-        permuted = [matched(slots, true[:, rng.permutation(N)])[1] for _ in range(PERMUTATIONS)]
-        self.chance = np.mean(permuted, 0) if len(true) else np.zeros(0)
-        self.places = np.flatnonzero(telling)[slot >= 0] / max(1, len(telling) - 1)
-        self.times = slot[slot >= 0] // K / max(1, T - 1)
+        slot, shares = matched(slots, sets)
+        permuted = [matched(slots, sets[:, rng.permutation(N)]) for _ in range(PERMUTATIONS)]
+        which = which.reshape(-1)
+        self.kinds = [kind(program[i]["function"]) for i in telling]
+        self.shares, self.chance = shares[which], np.mean([share for _, share in permuted], 0)[which]
+        self.depths = np.array(depths(program))[telling][first]
+        self.times, self.times_by_chance = slot // K, permuted[0][0] // K
 
 
 @torch.no_grad()
@@ -79,35 +97,39 @@ def questions(model: QuestionAnswerer, split: Split, seed: int) -> Iterator[Ques
         for i, row in enumerate(batch.rows.tolist()):
             steps = split.true_tokens(row)
             if steps is not None:
-                functions = [node["function"] for node in split.questions[row].program]
-                yield Question(visual[:, i, :, : steps.shape[1]], steps, functions, rng)
+                yield Question(visual[:, i, :, : steps.shape[1]], steps, split.questions[row].program, rng)
+
+
+def correlation(a: list[float], b: list[float]) -> float:
+    """Return the correlation of two lists; 0 where one of them does not vary."""
+    return float(np.corrcoef(a, b)[0, 1]) if np.std(a) > 0 and np.std(b) > 0 else 0.0
 
 
 def overlap(model: QuestionAnswerer, split: Split, seed: int) -> dict[str, Any]:
-    """Return the mean matched share of attention, of all program steps and by kind, its chance, and its order.
+    """Return the mean share of matched attention, over all program steps and by kind, and the same by chance.
 
-    `order` is the correlation of a program step's place in its program with the step t that it is matched with.
+    `order` is the correlation, over all sets, of the depth in the program with the step t of the matched slot.
     """
     shares, chances = defaultdict(list), defaultdict(list)
-    places, times = [], []
+    depths, times, by_chance = [], [], []
     for question in questions(model, split, seed):
         for name, share, chance in zip(question.kinds, question.shares, question.chance, strict=True):
             for key in ("all", name):
                 shares[key].append(share)
                 chances[key].append(chance)
-        places.extend(question.places)
+        depths.extend(question.depths)
         times.extend(question.times)
+        by_chance.extend(question.times_by_chance)
     return {
         "share": {name: float(np.mean(found)) for name, found in shares.items()},
         "chance": {name: float(np.mean(found)) for name, found in chances.items()},
         "steps": {name: len(found) for name, found in shares.items()},
-        "order": float(np.corrcoef(places, times)[0, 1]) if np.std(times) > 0 else 0.0,
+        "order": correlation(depths, times),
+        "order by chance": correlation(depths, by_chance),
     }
 
 
-def runs(form: Form) -> list[Run]:
-    """The trained model, over the seeds."""
-    return [Run("trained", seed, overrides(form, training__steps=form.long_steps)) for seed in form.seeds]
+runs = looked_into
 
 
 def measure(trained: Trained) -> dict[str, Any]:
@@ -121,47 +143,30 @@ def measure(trained: Trained) -> dict[str, Any]:
 
 
 def tables(results: Results) -> list[Table]:
-    """By kind of program step."""
+    """By kind of program step; and the order."""
     found = list(results.runs.values())
     rows = []
     for name in ("all", *KINDS):
-        if not any(name in run["trained"]["share"] for run in found):
-            continue
-        columns = [
-            spread(run[model][what][name] for run in found if name in run[model][what])
-            for model, what in (("trained", "share"), ("trained", "chance"), ("untrained", "share"))
-        ]
-        count = statistics.fmean(run["trained"]["steps"].get(name, 0) for run in found)
-        rows.append([name, f"{count:.0f}", *columns])
-    order = spread((run["trained"]["order"] for run in found), "{:.2f}", 1.0)
-    before = spread((run["untrained"]["order"] for run in found), "{:.2f}", 1.0)
-    header = ["program step", "how many", "trained", "trained, objects permuted", "untrained"]
+        values = [[run[m][what][name] for run in found if name in run[m][what]] for m, what in COLUMNS.values()]
+        if all(values):
+            rows.append([name, str(found[0]["trained"]["steps"][name]), *map(spread, values)])
+    orders = [("trained", "order"), ("trained", "order by chance"), ("untrained", "order")]
+    order = [spread((run[model][what] for run in found), "{:.2f}", 1.0) for model, what in orders]
     return [
-        Table("Visual attention on the true objects of the matched program step, %", header, rows),
-        Table("Correlation of a program step's place with the step t it is matched with", ["trained", "untrained"],
-              [[order, before]]),
-    ]  # fmt: skip
+        Table("Visual attention on the objects of the matched program step, %", ["step", "how many", *COLUMNS], rows),
+        Table("Correlation of the depth in the program with the step t", list(COLUMNS), [order]),
+    ]
 
 
 def figures(results: Results, folder: Path) -> list[Path]:
     """Bars by kind of program step."""
     found = list(results.runs.values())
     names = [n for n in ("all", *KINDS) if all(n in run["trained"]["share"] for run in found)]
-    bars = {
-        "trained": ("trained", "share"),
-        "trained, objects permuted": ("trained", "chance"),
-        "untrained": ("untrained", "share"),
-    }
 
     def draw(fig) -> None:
         axes = fig.add_subplot()
-        for i, (label, (model, what)) in enumerate(bars.items()):
-            values = np.array([[100 * run[model][what].get(n, np.nan) for n in names] for run in found])
-            error = values.std(0, ddof=1) if len(values) > 1 else None
-            axes.bar(np.arange(len(names)) + 0.27 * (i - 1), values.mean(0), 0.27, yerr=error, label=label)
-        axes.set_xticks(range(len(names)), names)
-        axes.set_ylabel("attention on the true objects, %")
+        bars(axes, names, {c: [[r[m][what][n] for r in found] for n in names] for c, (m, what) in COLUMNS.items()})
+        axes.set_ylabel("attention on the objects of the step, %")
         axes.set_ylim(0, 100)
-        axes.legend(frameon=False)
 
     return [figure(draw, folder / "steps.png", (9, 3.6))]

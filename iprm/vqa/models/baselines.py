@@ -1,7 +1,7 @@
 """What IPRM is compared with: blocks of the same inputs and output, refined over as many steps.
 
-Each keeps K latents, begun from the summary as IPRM's operations are, and applies one transformer layer T times, its
-weights tied across the steps as IPRM's are.
+Each keeps K latents, begun as IPRM's operations are (`op_init`), and applies one transformer layer T times, its weights
+tied across the steps as IPRM's are, its dropout rate `operation_dropout`.
 """
 
 from __future__ import annotations
@@ -14,23 +14,24 @@ from torch import Tensor, nn
 from iprm.config import IPRMConfig
 
 HEADS = 4
-DROPOUT = 0.1
 
 
 class _Latents(nn.Module):
-    """K latents from the summary, and the layer that refines them."""
+    """K latents, and the layer that refines them."""
 
     def __init__(self, config: IPRMConfig, layer: type[nn.Module], feedforward: int):
         super().__init__()
         D, K = config.dim, config.num_ops
         heads = HEADS if D % HEADS == 0 else 1
         self.steps = config.num_steps
-        self.begin = nn.Linear(D, K * D)
-        self.layer = layer(D, heads, feedforward, DROPOUT, batch_first=True, norm_first=True)
+        self.begin = nn.Linear(D, K * D) if config.op_init == "language" else nn.Parameter(torch.randn(K, D))
+        self.layer = layer(D, heads, feedforward, config.operation_dropout, batch_first=True, norm_first=True)
         self.norm = nn.LayerNorm(D)
 
     def latents(self, summary: Tensor) -> Tensor:
         """(B, D) -> (B, K, D)."""
+        if isinstance(self.begin, nn.Parameter):
+            return self.begin.expand(len(summary), -1, -1)
         return self.begin(summary).unflatten(-1, (-1, summary.shape[-1]))
 
 
@@ -85,11 +86,17 @@ class QuestionOnly(nn.Module):
 
 def parameters(module: nn.Module) -> int:
     """Return the number of trained numbers."""
-    return sum(p.numel() for p in module.parameters())
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
 def of_equal_size(make: Callable[[int], nn.Module], wanted: int) -> nn.Module:
-    """Return `make(feedforward)` with the width that brings its parameters nearest to `wanted`, at least 1."""
+    """Return `make(feedforward)` with the width that brings its parameters nearest to `wanted`.
+
+    Raises `ValueError` where the rest of the module is larger than that.
+    """
     with torch.device("meta"):
         one, two = (parameters(make(feedforward)) for feedforward in (1, 2))
-    return make(max(1, round((wanted - one) / (two - one)) + 1))
+    feedforward = round((wanted - one) / (two - one)) + 1
+    if feedforward < 1:
+        raise ValueError(f"model: expected a block of {wanted} parameters, and {one} are the fewest it can have")
+    return make(feedforward)

@@ -5,7 +5,7 @@ import torch
 
 from iprm.config import IPRMConfig
 from iprm.vqa.models.answerer import InputSizes, QuestionAnswerer
-from iprm.vqa.models.baselines import parameters
+from iprm.vqa.models.baselines import of_equal_size, parameters
 from iprm.vqa.models.reasoners import BASELINES, REASONERS, VARIANTS, reasoner
 from iprm.vqa.training import memory
 
@@ -19,11 +19,26 @@ def inputs(B=3, L=5, N=7, D=16):
 
 
 @pytest.mark.parametrize("name", BASELINES)
-@pytest.mark.parametrize("changes", [{}, {"dim": 64, "num_ops": 9}, {"dim": 64, "num_ops": 1, "op_init": "learned"}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"dim": 64, "num_ops": 9}, {"dim": 64, "num_ops": 9, "op_init": "learned"}, {"dim": 64, "num_ops": 1}],
+)
 def test_baselines_have_as_many_parameters(name, changes):
     config = IPRMConfig(**{"dim": 16, "num_ops": 3, "op_init": "language"} | changes)
     wanted = parameters(reasoner("reference", config))
     assert abs(parameters(reasoner(name, config)) / wanted - 1) < 0.03
+
+
+def test_a_baseline_that_cannot_be_as_small():
+    with pytest.raises(ValueError, match=r"model: expected a block of 10 parameters, and \d+ are the fewest"):
+        of_equal_size(lambda feedforward: BASELINES["cross_attention"](CONFIG, feedforward), 10)
+
+
+def test_baselines_drop_at_the_rate_of_the_configuration():
+    args = inputs()
+    for rate in (0.0, 0.5):
+        module = reasoner("concat_attention", IPRMConfig(dim=16, num_ops=3, operation_dropout=rate)).train()
+        assert torch.equal(module(*args), module(*args)) == (rate == 0.0)
 
 
 @pytest.mark.parametrize("name", REASONERS)
