@@ -35,12 +35,14 @@ def _config(arguments: list[str]) -> Config:
 
 
 def _table(result: dict[str, Any]) -> Table:
-    """Return the accuracy by family beside the strongest prior."""
+    """Return the accuracy by family beside the strongest prior, which is not known by question."""
     table = Table(title="Validation accuracy, %")
     for name in ("family", "prior", "model"):
         table.add_column(name, justify="left" if name == "family" else "right")
+    priors = result["priors"]["kind"]
     for family, share in result["accuracy"].items():
-        table.add_row(family, f"{100 * result['priors']['kind'][family]:.1f}", f"{100 * share:.1f}")
+        prior = f"{100 * priors[family]:.1f}" if family in priors else ""
+        table.add_row(family, prior, f"{100 * share:.1f}")
     return table
 
 

@@ -10,7 +10,7 @@ https://github.com/xyang23/CLEVRER-Humans1.0.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +32,16 @@ def sampled(count: int, most: int) -> list[int]:
     return sorted({round(frame) for frame in np.linspace(0, count - 1, min(count, most)).tolist()})
 
 
+def uncut(groups: Iterable[Sequence[Question]], most: int | None) -> Iterator[Question]:
+    """Yield the questions of groups, each the options of one or a single question, until there are at least `most`."""
+    count = 0
+    for group in groups:
+        yield from group
+        count += len(group)
+        if most is not None and count >= most:
+            return
+
+
 def _videos(path: Path) -> Iterator[tuple[int, Item]]:
     """Yield the videos of a question file: of an array (CLEVRER), or by their numbers (CLEVRER-Humans)."""
     if first_mark(path) == "[":
@@ -44,17 +54,18 @@ def _videos(path: Path) -> Iterator[tuple[int, Item]]:
         yield int(number), video
 
 
-def _questions(scene: int, record: Item) -> Iterator[Question]:
-    """Yield a question, or each choice of a question of multiple choice."""
+def _questions(scene: int, record: Item) -> list[Question]:
+    """Return a question alone, or each choice of a question of multiple choice."""
     text, family = record.get("question", str), record.get("question_type", str)
     program = record.array("program", str) if "program" in record else []
     about = {"scene": scene, "family": family, "kind": program[-1] if program else ""}
     if "choices" not in record:
-        yield Question(text, record.get("answer", str, IN_TEST), **about)
-        return
+        return [Question(text, record.get("answer", str, IN_TEST), **about)]
     about["options"] = (scene, record.get("question_id", int))
-    for choice in record.items("choices", "choice"):
-        yield Question(f"{text} ; {choice.get('choice', str)}", choice.get("answer", str, IN_TEST), **about)
+    return [
+        Question(f"{text} ; {choice.get('choice', str)}", choice.get("answer", str, IN_TEST), **about)
+        for choice in record.items("choices", "choice")
+    ]
 
 
 def _tokens(things: dict[int, Item], frame: Item, time: float) -> Iterator[tuple[int, list[str], list[float]]]:
@@ -115,12 +126,11 @@ class Clevrer(Videos):
         names, folders = FILES.get(split, (split,)), (folder / "questions", folder)
         path = first_found((place / f"{name}.json" for name in names for place in folders), "questions file")
         found = (
-            question
+            _questions(scene, record)
             for scene, video in _videos(path)
             for record in video.items("questions", "question")
-            for question in _questions(scene, record)
         )
-        return listed(path, split, found, most)
+        return listed(path, split, uncut(found, most), None)
 
     @cached_property
     def _annotations(self) -> dict[str, Path]:

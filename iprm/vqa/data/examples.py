@@ -17,6 +17,10 @@ Key = Hashable
 """What names a scene in its data set: an image index, a video's name."""
 
 
+CORRECT = "correct"
+"""The answer to an option that is right; that to the others is `wrong`."""
+
+
 class DataError(ValueError):
     """A file that is missing or does not hold what its format says; names the file and what was expected of it."""
 
@@ -50,6 +54,8 @@ class Question:
     """The functional program (`iprm.vqa.data.programs`), where known and asked for."""
     options: Key | None = None
     """Questions with the same value here are the options of one question of multiple choice."""
+    one_correct: bool = False
+    """Whether just one of the options is correct, so that a model chooses one; else it judges each by itself."""
 
 
 class Source(Protocol):
@@ -65,7 +71,10 @@ class Source(Protocol):
     """The names of `Scene.numbers`' columns."""
 
     def questions(self, split: str, most: int | None = None, whole: bool = False) -> list[Question]:
-        """Return the first `most` questions of a split (None: all). Raises `DataError`."""
+        """Return the first `most` questions of a split (None: all). Raises `DataError`.
+
+        Options stay together: those of the last question are all returned, beyond `most` where need be.
+        """
 
     def scenes(self, split: str, keys: Sequence[Key], whole: bool = False) -> Sequence[Scene]:
         """Return the scenes of a split that `keys` name, in their order. Raises `DataError` where one is missing.

@@ -68,8 +68,21 @@ class Arrays:
         """Return what the file calls the scene that questions call `key`."""
         return str(key) if _is_named(self._open()) else key
 
+    def columns(self) -> tuple[str, ...]:
+        """Return the names of a token's numbers: its channels, and in a grid `down` and `right`; by the first scene."""
+        arrays = self._open()
+        shape = self._array(arrays.files[0]).shape if _is_named(arrays) else arrays.shape[1:]
+        if len(shape) == 2:
+            return _channels(shape[1])
+        return *_channels(shape[0]), "down", "right"
+
     def tokens(self, name: Key) -> np.ndarray:
         """Return (N, C) float32; of a grid (H * W, C + 2), each cell with how far down and right it is (-1 to 1)."""
+        array = self._array(name)
+        return array if array.ndim == 2 else _cells(array)
+
+    def _array(self, name: Key) -> np.ndarray:
+        """Return (N, C) or (C, H, W) float32."""
         try:
             array = np.array(self._open()[name], np.float32)
         except UNREADABLE as error:
@@ -78,10 +91,14 @@ class Arrays:
             self._fail(name, "expected an array (N, C) or (C, H, W)", array.shape)
         if not np.isfinite(array).all():
             self._fail(name, "expected finite numbers", "others")
-        return array if array.ndim == 2 else _cells(array)
+        return array
 
     def _fail(self, name: Key, expected: str, got: object) -> None:
         raise DataError(f"{self.path}: scene {name}: {expected}, got {got}")
+
+
+def _channels(count: int) -> tuple[str, ...]:
+    return tuple(f"channel {i}" for i in range(count))
 
 
 def _cells(grid: np.ndarray) -> np.ndarray:
@@ -128,11 +145,9 @@ class Features:
 
     @cached_property
     def number_columns(self) -> tuple[str, ...]:
-        """The channels, and for a grid `down` and `right`; as many as the first scene of the first file has."""
+        """The channels, and for a grid `down` and `right`; those of the first scene of the first file."""
         files = sorted(path for ending in ENDINGS for path in self.folder.glob(self._name("*") + ending))
-        arrays = Arrays(files[0] if files else self._path("train"))
-        first = arrays.keys()[0]
-        return tuple(f"channel {i}" for i in range(arrays.tokens(first).shape[1]))
+        return Arrays(files[0] if files else self._path("train")).columns()
 
     def _name(self, split: str) -> str:
         return self.file.replace("{split}", split)

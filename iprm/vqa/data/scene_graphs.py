@@ -20,8 +20,8 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from iprm.vqa.data.clevr import IN_TEST
-from iprm.vqa.data.clevrer import Videos, sampled
-from iprm.vqa.data.examples import DataError, Key, Question, Scene
+from iprm.vqa.data.clevrer import Videos, sampled, uncut
+from iprm.vqa.data.examples import CORRECT, DataError, Key, Question, Scene
 from iprm.vqa.data.records import Item, chosen, document, elements, entries, first_found, listed, shown
 
 RELATIONS = 4
@@ -79,8 +79,8 @@ def _named(path: Path) -> dict[str, str]:
         raise DataError(f"{path}: expected lines of a code and a name, got: {error}") from error
 
 
-def _choices(record: Item) -> Iterator[Question]:
-    """Yield each choice of a question of STAR."""
+def _choices(record: Item) -> list[Question]:
+    """Return each choice of a question of STAR."""
     text, answer = record.get("question", str), record.get("answer", str, IN_TEST)
     key = record.get("question_id", str)
     program = record.items("question_program", "program node") if "question_program" in record else []
@@ -88,9 +88,10 @@ def _choices(record: Item) -> Iterator[Question]:
     choices = [choice.get("choice", str) for choice in record.items("choices", "choice")]
     if answer not in choices:
         record.fail(f"answer: expected one of the choices {choices}, got {answer!r}")
-    for choice in choices:
-        right = "correct" if choice == answer else "wrong"
-        yield Question(f"{text} ; {choice}", right, key, options=key, **about)
+    about |= {"options": key, "one_correct": True}
+    return [
+        Question(f"{text} ; {choice}", CORRECT if choice == answer else "wrong", key, **about) for choice in choices
+    ]
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class Star(_Graphs):
     def questions(self, split: str, most: int | None = None, whole: bool = False) -> list[Question]:
         """See `Source.questions`. Programs are left out: they are not CLEVR's."""
         path, found = self._records(split)
-        return listed(path, split, (choice for record in found for choice in _choices(record)), most)
+        return listed(path, split, uncut(map(_choices, found), most), None)
 
     def scenes(self, split: str, keys: Sequence[Key], whole: bool = False) -> list[Scene]:
         """See `Source.scenes`. A scene is what one question's stretch of the video shows."""

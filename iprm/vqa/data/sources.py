@@ -14,18 +14,20 @@ from iprm.vqa.data.generate.files import generated
 from iprm.vqa.data.scene_graphs import Agqa, Star
 
 
-def features(folder: Path, questions: str = "clevr", questions_folder: str = "", **options: str) -> Features:
+def features(
+    folder: Path, questions: str = "clevr", questions_folder: str = "", file: str = "{split}_features"
+) -> Features:
     """Return the reader of features that are asked the questions of another source.
 
     Args:
         folder: where the features are.
         questions: the name of a reader.
         questions_folder: where its questions are; "" for `folder`.
-        options: those of `Features`.
+        file: as in `Features`.
     Raises:
         ValueError, DataError: as `source`.
     """
-    return Features(folder, source(questions, Path(questions_folder or folder)), **options)
+    return Features(folder, source(questions, Path(questions_folder or folder)), file)
 
 
 SOURCES = {
@@ -45,14 +47,25 @@ MADE = ("generated", "generated_frames")
 def source(name: str, folder: Path, **options: object) -> Source:
     """Return the reader `name` of a folder; `options` are plain values, as a configuration has them.
 
-    Raises `ValueError` for an unknown name or option, `DataError` where there is no folder.
+    Raises `ValueError` for an unknown name or option or one of the wrong type, `DataError` where there is no folder.
     """
     if name not in SOURCES:
         raise ValueError(f"source: expected one of {', '.join(SOURCES)}, got {name!r}")
     if name not in MADE and not Path(folder).is_dir():
         raise DataError(f"{folder}: expected a folder with the files of {name}, found none")
+    _check_options(name, options)
+    return SOURCES[name](Path(folder), **options)
+
+
+def _check_options(name: str, options: dict[str, object]) -> None:
+    """Raise `ValueError` for an option that a reader does not have, or that is of another type than its default."""
+    signature = inspect.signature(SOURCES[name])
     try:
-        inspect.signature(SOURCES[name]).bind(folder, **options)
+        signature.bind("", **options)
     except TypeError as error:
         raise ValueError(f"source {name}: {error}") from error
-    return SOURCES[name](Path(folder), **options)
+    for option, value in options.items():
+        if option in signature.parameters:
+            kind = type(signature.parameters[option].default)
+            if not isinstance(value, kind):
+                raise ValueError(f"source {name}: {option}: expected {kind.__name__}, got {value!r}")

@@ -80,10 +80,10 @@ def _plane(scene: Scene, columns: Sequence[str]) -> Layout | None:
 
 
 def _shape(scene: Scene, columns: Sequence[str]) -> tuple[int, int]:
-    """Return (rows, columns) of a feature map by its rows' numbers; of the grid nearest to a square without them."""
+    """Return (rows, columns) of a feature map by how far down its cells are; without that, nearest to a square."""
     tokens = len(scene.numbers)
-    if "row" in columns:
-        rows = len(set(scene.numbers[:, columns.index("row")].tolist()))
+    if "down" in columns:
+        rows = len(set(scene.numbers[:, columns.index("down")].tolist()))
     else:
         rows = next(rows for rows in range(isqrt(tokens), 0, -1) if tokens % rows == 0)
     return rows, tokens // rows

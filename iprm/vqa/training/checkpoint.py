@@ -35,10 +35,11 @@ def write_whole(path: Path, content: bytes) -> None:
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Keep other processes from writing to a folder; the hold ends with the process, however that ends.
+    """Keep other processes from writing to a folder, made where need be; the hold ends with the process, at the latest.
 
     Raises `ValueError` where another process holds it.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from statistics import mean
@@ -38,9 +38,12 @@ from iprm.vqa.training.config import Config, DataConfig, config_from, difference
 from iprm.vqa.training.distributed import Ranks, device_of, ranks
 from iprm.vqa.training.interruption import Interrupted, interruption
 from iprm.vqa.training.logs import Logs
+from iprm.vqa.training.multiple_choice import by_question
 from iprm.vqa.training.priors import priors
 from iprm.vqa.training.report import conditions
 from iprm.vqa.training.trainer import Piece, Schedule, Trainer, count, part, shares
+from iprm_kernels.backends import select
+from iprm_kernels.backends.calls import Call
 
 RESULT = "result.json"
 READ_EVERY = 10  # steps: reading a loss makes the host wait for a GPU
@@ -50,7 +53,7 @@ QUIET = Console(quiet=True)
 
 @dataclass(frozen=True)
 class Trained:
-    """A model as its last checkpoint has it, on the CPU in evaluation mode."""
+    """A model as its last checkpoint has it, on the CPU in evaluation mode, on whatever kernels run where it is."""
 
     folder: Path
     config: Config
@@ -67,19 +70,21 @@ def train(config: Config, console: Console = QUIET) -> Trained:
     Under `torchrun` the processes train one model together. The threads of torch are set, and stay set.
 
     Raises:
-        ValueError: a value of the configuration, a data file (`DataError`) or a folder that cannot be; a loss that is
-            no longer finite.
+        ValueError: a value of the configuration, a data file (`DataError`) or a folder that cannot be; kernels that
+            cannot run here; a loss that is no longer finite.
         Interrupted: Ctrl-C or SIGTERM, after the checkpoint was written.
     """
     folder = Path(config.folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with ranks() as here:
+    with ranks() as here, ExitStack() as hold:
         config = _shared_out(config, here)
         with here.leader_first():
-            _claim(folder, config)
-        if not (folder / RESULT).exists():
-            with held(folder) if here.leads else nullcontext():
-                _train(folder, config, here, console if here.leads else QUIET)
+            if not _is_finished(folder):
+                _check_can_run(config)
+                if here.leads:
+                    hold.enter_context(held(folder))
+            _claim(folder, config, here)
+        if not _is_finished(folder):
+            _train(folder, config, here, console if here.leads else QUIET)
         here.wait()
     return load_trained(folder)
 
@@ -95,9 +100,8 @@ def load_trained(folder: Path) -> Trained:
     config, sizes = config_from(record["config"]), InputSizes(**record["sizes"])
     model = _initial(config, sizes).eval()
     model.load_state_dict(part(state, "model."))
-    result = folder / RESULT
     known = _vocabularies(record["vocabularies"])
-    return Trained(folder, config, model, known, sizes, _json(result) if result.exists() else None)
+    return Trained(folder, config, model, known, sizes, _json(folder / RESULT) if _is_finished(folder) else None)
 
 
 def untrained(trained: Trained) -> QuestionAnswerer:
@@ -111,11 +115,16 @@ def open_split(config: Config, name: str, known: Vocabularies, whole: bool = Fal
 
 
 def accuracy(trained: Trained, split: Split, group: Callable[[Question], str] = lambda q: q.family) -> dict[str, float]:
-    """Return the share of right answers: `overall`, and of the questions that `group` puts together."""
-    groups = [group(question) for question in split.questions]
-    names = sorted(set(groups))
-    grouped = replace(split, families=names, family_rows=torch.tensor([names.index(name) for name in groups]))
-    return shares(count(trained.model, grouped.in_order(EVALUATED_AT_ONCE), len(names)), names)
+    """Return the share of right answers: `overall`, and of the questions that `group` puts together.
+
+    And those of `multiple_choice.by_question`, where there are options.
+    """
+    questions = [replace(question, family=group(question)) for question in split.questions]
+    names = sorted({question.family for question in questions})
+    rows = torch.tensor([names.index(question.family) for question in questions])
+    grouped = replace(split, family_rows=rows).in_order(EVALUATED_AT_ONCE)
+    counts, verdicts = count(trained.model, grouped, len(names), len(questions))
+    return shares(counts, names) | by_question(questions, verdicts)
 
 
 def source_of(config: DataConfig) -> Source:
@@ -142,20 +151,42 @@ def _shared_out(config: Config, here: Ranks) -> Config:
     return replace(config, training=replace(config.training, pieces=pieces))
 
 
-def _claim(folder: Path, config: Config) -> None:
+def _is_finished(folder: Path) -> bool:
+    return (folder / RESULT).exists()
+
+
+def _check_can_run(config: Config) -> None:
+    """Raise `ValueError` where there is no such device here, or the kernels that are asked for do not run on it."""
+    device, sizes = device_of(config.training.device), config.model.mechanism()
+    R = sizes.reduced_dim if sizes.execution == "full" else 0
+    call = Call("recurrence", K=sizes.num_ops, D=sizes.dim, R=R, blocks=1 + sizes.window)
+    if config.model.reasoner == "fast":
+        try:
+            select(config.model.backend, call, device, getattr(torch, config.training.dtype))
+        except RuntimeError as error:
+            raise ValueError(f"model.backend: {error}") from error
+
+
+def _claim(folder: Path, config: Config, here: Ranks) -> None:
     """Make the folder that of this configuration. Raises `ValueError` where it is another's."""
     path = folder / "config.json"
-    if not path.exists():
+    if path.exists():
+        _check_same(folder, config, _json(path))
+    elif here.leads:
         _write(path, asdict(config))
-    elif differs := difference(config, config_from(_json(path))):
+
+
+def _check_same(folder: Path, config: Config, found: dict[str, Any]) -> None:
+    """Raise `ValueError` where the folder's configuration, as `asdict` made it, is another."""
+    if differs := difference(config, config_from(found)):
         raise ValueError(f"{folder}: holds a training with {differs}; choose another folder")
 
 
-def _initial(config: Config, sizes: InputSizes) -> QuestionAnswerer:
+def _initial(config: Config, sizes: InputSizes, backend: str = "auto") -> QuestionAnswerer:
     """Return the model that training begins with."""
     torch.manual_seed(config.training.seed)
     mechanism = config.model.mechanism()
-    module = reasoner(config.model.reasoner, mechanism, config.model.backend)
+    module = reasoner(config.model.reasoner, mechanism, backend)
     for path in config.model.zeroed:
         try:
             zeroed = module.get_submodule(path)
@@ -180,7 +211,8 @@ def _trainer(config: Config, sizes: InputSizes, here: Ranks) -> Trainer:
     t = config.training
     schedule = Schedule(t.steps, t.lr, t.warmup, t.weight_decay, t.clip)
     products = torch.bfloat16 if t.dtype == "bfloat16" else None
-    return Trainer(_initial(config, sizes), schedule, device_of(t.device), products=products, ranks=here)
+    model = _initial(config, sizes, config.model.backend)
+    return Trainer(model, schedule, device_of(t.device), products=products, ranks=here)
 
 
 def _train(folder: Path, config: Config, here: Ranks, console: Console) -> None:
@@ -220,9 +252,13 @@ class Run:
         return self.trainer.steps >= t.steps or (t.patience is not None and _stale(self.history) >= t.patience)
 
     def resume(self) -> None:
-        """Go on from the newest checkpoint, if there is one. Raises `ValueError` where it saw other data."""
+        """Go on from the newest checkpoint, if there is one.
+
+        Raises `ValueError` where it is of another configuration, or saw other data.
+        """
         if loaded := newest_checkpoint(self.folder):
             state, record = loaded
+            _check_same(self.folder, self.config, record["config"])
             if record["vocabularies"] != _texts(self.data.vocabularies):
                 raise ValueError(f"{self.config.data.folder}: holds other data than {self.folder} was trained on")
             self.trainer.load(state)
@@ -276,7 +312,7 @@ class Run:
     def _evaluate(self, step: int, logs: Logs | None) -> None:
         here, val = self.trainer.ranks, self.data.val
         batches = list(torch.arange(len(val)).split(self.config.training.batch_size))[here.rank :: here.size]
-        accuracy = self.trainer.evaluate(map(val.batch, batches), val.families)
+        accuracy = self.trainer.evaluate(map(val.batch, batches), val.families, val.questions)
         self.history.append({"step": step} | accuracy)
         if logs:
             logs.evaluation(step, accuracy)

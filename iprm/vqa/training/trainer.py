@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
-from iprm.vqa.data.tensors import Batch
+from iprm.vqa.data.examples import Question
+from iprm.vqa.data.tensors import UNKNOWN, Batch
 from iprm.vqa.training.distributed import ALONE, Ranks
+from iprm.vqa.training.multiple_choice import by_question
 
 PAST = ("losses", "seconds")
 
@@ -139,14 +141,18 @@ class Trainer:
         """Return the steps per second by the median step, so that start-up does not count."""
         return 1.0 / torch.tensor(self.seconds).median().item()
 
-    def evaluate(self, batches: Iterable[Batch], families: list[str]) -> dict[str, float]:
+    def evaluate(
+        self, batches: Iterable[Batch], families: list[str], questions: Sequence[Question] = ()
+    ) -> dict[str, float]:
         """Return the share of right answers: `overall`, and of each family in `families`.
 
+        Given the `questions` of the split, also the shares of `multiple_choice.by_question`, where they have options.
         With several ranks each process is given its own batches and returns what all found together.
         """
         with self._autocast():
-            counts = count(self.model, (b.to(self.device, self.dtype) for b in batches), len(families))
-        return shares(self.ranks.sum(counts), families)
+            found = count(self.model, (b.to(self.device, self.dtype) for b in batches), len(families), len(questions))
+        counts, verdicts = map(self.ranks.sum, found)
+        return shares(counts, families) | by_question(questions, verdicts)
 
     def state(self) -> dict[str, Tensor]:
         """Return all that the next step depends on besides its batch and seed; losses and seconds of the last ones."""
@@ -172,17 +178,25 @@ class Trainer:
 
 
 @torch.no_grad()
-def count(model: nn.Module, batches: Iterable[Batch], families: int) -> Tensor:
+def count(model: nn.Module, batches: Iterable[Batch], families: int, questions: int = 0) -> tuple[Tensor, Tensor]:
     """Return (2, families) int64: how many questions of each family are answered right, and how many there are.
 
+    And (2, questions) float64, by the questions' rows, where that is not 0: 1 for a right answer, and the probability
+    of the true one. Both are 0 for the questions that the batches leave out, and where training never saw the answer.
     The batches are on the model's device.
     """
     model.eval()
     counts = torch.zeros(2, families, dtype=torch.int64)
+    verdicts = torch.zeros(2, questions, dtype=torch.float64)
     for batch in batches:
-        right = batch.families[model(batch).argmax(-1) == batch.answers]
-        counts += torch.stack([rows.bincount(minlength=families) for rows in (right, batch.families)]).cpu()
-    return counts
+        logits, known = model(batch), batch.answers != UNKNOWN
+        right = (logits.argmax(-1) == batch.answers) & known
+        both = batch.families[right], batch.families
+        counts += torch.stack([rows.bincount(minlength=families) for rows in both]).cpu()
+        if questions:
+            truth = logits.double().softmax(-1).gather(-1, batch.answers[:, None])[:, 0] * known
+            verdicts[:, batch.rows.cpu()] = torch.stack([right, truth]).cpu()
+    return counts, verdicts
 
 
 def shares(counts: Tensor, families: list[str]) -> dict[str, float]:

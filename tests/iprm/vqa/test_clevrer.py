@@ -95,7 +95,18 @@ def test_questions(folder):
     assert choices[0].text == "Which of the following is responsible for the collision? ; the presence of the cube"
     assert choices[0].options == choices[1].options == (10003, 1)
     assert {question.scene for question in (descriptive, *choices)} == {10003}
-    assert len(source("clevrer", folder).questions("val", 2)) == 2
+    assert not choices[0].one_correct
+
+
+@pytest.mark.parametrize(("most", "count"), [(1, 1), (2, 3), (3, 3), (4, 4), (5, 6), (None, 6)])
+def test_choices_stay_together(folder, most, count):
+    write_questions(folder, "train.json", *[video(number, DESCRIPTIVE, EXPLANATORY) for number in (7, 8)])
+    assert len(source("clevrer", folder).questions("train", most)) == count
+
+
+def test_no_more_is_read_than_is_asked_for(folder):
+    write_questions(folder, "train.json", video(7, DESCRIPTIVE, EXPLANATORY, {"question": "What?"}))
+    assert len(source("clevrer", folder).questions("train", 2)) == 3
 
 
 def test_tokens_are_the_objects_in_view_of_every_frame(folder):

@@ -56,7 +56,7 @@ def test_questions_about_features(tmp_path):
     for split in ("train", "val"):
         write(tmp_path / f"{split}_features.h5", GRID)
     data = load(source("features", tmp_path))
-    assert len(data.train.source.number_columns) == 6
+    assert data.train.source.number_columns == (*(f"channel {i}" for i in range(4)), "down", "right")
     batch = data.train.batch(torch.tensor([1, 2]))
     assert batch.labels.shape == (2, 10, 0)
     np.testing.assert_array_equal(batch.numbers[:, :, :4], PATCHES[[0, 2]])
@@ -70,6 +70,14 @@ def test_scenes_of_different_sizes_are_padded_with_zeros(tmp_path):
     batch = load(source("features", tmp_path, file="both")).train.batch(torch.tensor([0, 1]))
     assert batch.visual_mask.sum(1).tolist() == [10, 3]
     assert (batch.numbers[1, 3:] == 0).all()
+
+
+@pytest.mark.parametrize("ending", [".npy", ".npz", ".h5"])
+@pytest.mark.parametrize(("array", "places"), [(GRID, ["down", "right"]), (PATCHES, [])])
+def test_names_of_the_numbers(tmp_path, ending, array, places):
+    write(tmp_path / f"train_features{ending}", array)
+    columns = source("features", tmp_path).number_columns
+    assert list(columns) == [f"channel {i}" for i in range(4)] + places
 
 
 def test_questions_from_another_folder(tmp_path):
@@ -123,6 +131,21 @@ def test_hdf5_without_features(tmp_path):
         file["images"] = GRID
     with pytest.raises(DataError, match=r"x.h5: expected arrays, in HDF5 the data set 'features'"):
         Arrays(tmp_path / "x.h5").keys()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"colour": "red"}, "source features: got an unexpected keyword argument 'colour'"),
+        ({"file": 3}, "source features: file: expected str, got 3"),
+        ({"questions": ["clevr"]}, r"source features: questions: expected str, got \['clevr'\]"),
+        ({"questions_folder": 1.5}, "source features: questions_folder: expected str, got 1.5"),
+        ({"questions": "moon"}, "source: expected one of clevr, .*, got 'moon'"),
+    ],
+)
+def test_wrong_options(tmp_path, options, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        source("features", tmp_path, **options)
 
 
 def test_missing_scenes_and_files(tmp_path):

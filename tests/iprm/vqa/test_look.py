@@ -1,7 +1,7 @@
 """Looking inside: the record of a model's attention, where tokens are drawn, the static picture, the command."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from iprm.config import IPRMConfig
-from iprm.vqa.data.examples import Question, Scene
+from iprm.vqa.data.examples import Scene
 from iprm.vqa.data.generate.files import Settings, write
 from iprm.vqa.data.sources import source
-from iprm.vqa.data.tensors import load_split, make_split, vocabularies
+from iprm.vqa.data.tensors import load, load_split, vocabularies
 from iprm.vqa.look import command
 from iprm.vqa.look.figure import draw
-from iprm.vqa.look.layout import layout
+from iprm.vqa.look.layout import HEIGHT, WIDTH, layout
 from iprm.vqa.look.record import record
 from iprm.vqa.models.answerer import InputSizes, QuestionAnswerer
 from iprm.vqa.models.reasoners import reasoner
@@ -111,30 +111,24 @@ def test_what_cannot_be_recorded_is_said(split, known):
         record(model, split, [0], answers)
 
 
-@dataclass(frozen=True)
-class Grid:
-    """Two rows of three cells, and numbers that say so."""
-
-    label_columns = ()
-    number_columns = ("row", "column")
-
-    def true_objects(self, question, scene):
-        return None
-
-
-GRID = Scene([()] * 6, np.array([[row, column] for row in (-1, 1) for column in (-1, 0, 1)], np.float32))
-
-
-def test_a_feature_map_without_programs():
-    questions = [Question("what is it", "a cat", 0)]
-    known = vocabularies(questions, [GRID], ())
-    split = make_split(Grid(), questions, [GRID], known)
-    (shown,) = the_record(split, known)
+def test_a_feature_map_without_programs(tmp_path):
+    """Of six rows of two cells: its shape is not the one nearest to a square."""
+    np.save(tmp_path / "train_features.npy", np.zeros((1, 3, 6, 2), np.float32))
+    asked = {"question": "what is it", "answer": "a cat", "image_index": 0}
+    (tmp_path / "CLEVR_train_questions.json").write_text(json.dumps({"questions": [asked]}))
+    data = load(source("features", tmp_path), splits=("train", "train"))
+    (shown,) = the_record(data.train, data.vocabularies)
     assert shown["program"] is None
-    assert shown["scene"]["cells"] == (2, 3)
-    assert [(token["x"], token["y"]) for token in shown["scene"]["tokens"]][2:4] == [(400, 80), (80, 240)]
+    assert shown["scene"]["cells"] == (6, 2)
+    width, height = WIDTH / 2, HEIGHT / 6
+    places = [(token["x"], token["y"]) for token in shown["scene"]["tokens"]]
+    assert places[:3] == [
+        (width / 2, round(height / 2)),
+        (width * 3 / 2, round(height / 2)),
+        (width / 2, height * 3 / 2),
+    ]
     maps = [axes.images[0].get_array() for axes in draw(shown).axes if axes.get_title()]
-    assert {array.shape for array in maps} == {(2, 3)}
+    assert {array.shape for array in maps} == {(6, 2)}
 
 
 def test_where_tokens_are_drawn():
@@ -181,12 +175,10 @@ def test_a_picture_on_the_image_of_the_scene(split, known, tmp_path):
 @pytest.fixture(scope="module")
 def trained(folder, tmp_path_factory):
     """The folder of a training of one step."""
-    threads = torch.get_num_threads()
     where = tmp_path_factory.mktemp("train") / "run"
     sizes = ["model.iprm.dim=8", f"model.iprm.num_ops={K}", f"model.iprm.num_steps={T}"]
     data = ["data.source=clevr", f"data.folder={folder}"]
     train(configuration(overrides=[*data, *sizes, "training.steps=1", "training.batch_size=4", f"folder={where}"]))
-    torch.set_num_threads(threads)
     return where
 
 

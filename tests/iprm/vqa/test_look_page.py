@@ -85,7 +85,10 @@ def browser():
     if found is None:
         pytest.skip(MISSING)
     with api.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        try:
+            browser = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        except api.Error as error:
+            pytest.skip(f"{MISSING}: {error.message.splitlines()[0]}")
         yield browser
         browser.close()
 

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from iprm import train as command
 from iprm.vqa.data.examples import DataError
 from iprm.vqa.data.scene_graphs import unpickled
 from iprm.vqa.data.sources import source
 from iprm.vqa.data.tensors import PAD, load
+from iprm.vqa.training.run import accuracy, load_trained, open_split
 
 
 def situation(*labels, pairs=(), relations=()):
@@ -55,6 +57,8 @@ def test_star_questions(tmp_path):
     assert right.text == "Which object was drunk from by the person? ; The cup/glass/bottle."
     assert (right.family, right.kind) == ("Interaction", "Query_Objs")
     assert right.options == wrong.options == right.scene
+    assert right.one_correct
+    assert len(source("star", tmp_path).questions("train", 1)) == 2  # choices stay together
 
 
 def test_star_tokens(tmp_path):
@@ -85,6 +89,20 @@ def test_star_as_tensors(tmp_path):
     assert (batch.labels[1, 1:] == PAD).all()
     assert data.train.families == ["Interaction", "Sequence"]
     assert data.train.true_tokens(0) is None
+
+
+def test_star_is_trained_and_judged_by_question(tmp_path, capsys):
+    tiny = ["model.iprm.dim=8", "model.iprm.num_ops=2", "model.iprm.num_steps=2", "training.batch_size=2"]
+    steps = ["training.steps=3", "training.device=cpu", f"folder={tmp_path / 'out'}"]
+    data = ["data.source=star", f"data.folder={write_star(tmp_path, STAR)}", "data.val_questions=1"]
+    assert command.main([*tiny, *steps, *data]) == 0
+    assert "Interaction by question" in capsys.readouterr().out
+    trained = load_trained(tmp_path / "out")
+    assert set(trained.result["accuracy"]) == {
+        f"{name}{by}" for name in ("overall", "Interaction") for by in ("", " by question")
+    }
+    split = open_split(trained.config, "val", trained.vocabularies)
+    assert accuracy(trained, split) == trained.result["accuracy"]
 
 
 def test_a_situation_that_shows_nothing_is_one_empty_token(tmp_path):

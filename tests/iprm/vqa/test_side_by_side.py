@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from iprm.config import IPRMConfig
-from iprm.vqa.data.generate.files import Settings, write
 from iprm.vqa.data.sources import source
 from iprm.vqa.data.tensors import load
 from iprm.vqa.models.answerer import InputSizes, QuestionAnswerer
@@ -28,20 +27,6 @@ TINY = [
     "--threads",
     "1",
 ]
-
-
-@pytest.fixture(autouse=True)
-def keep_threads():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("clevr")
-    write(folder, Settings(train_scenes=8, val_scenes=4, questions_per_scene=5))
-    return folder
 
 
 def run(tmp_path, *extra):
@@ -67,17 +52,17 @@ def test_generated_questions(tmp_path, monkeypatch, capsys):
     assert "Validation accuracy" in capsys.readouterr().out
 
 
-def test_a_folder_of_the_data_set(tmp_path, folder, monkeypatch):
-    monkeypatch.setenv("CLEVR_DIR", str(folder))
+def test_a_folder_of_the_data_set(tmp_path, clevr, monkeypatch):
+    monkeypatch.setenv("CLEVR_DIR", str(clevr))
     code, record = run(tmp_path, "--dtype", "float64", "--max-questions", "20")
     assert code == 0
-    assert record["sizes"]["folder"] == str(folder)
+    assert record["sizes"]["folder"] == str(clevr)
     assert record["sizes"]["train_questions"] == 20
     assert record["agreement"]["relative_difference"] < 1e-9
 
 
-def test_disagreement_fails(tmp_path, folder, capsys):
-    code, record = run(tmp_path, "--clevr-dir", str(folder), "--tolerance", "-1")
+def test_disagreement_fails(tmp_path, clevr, capsys):
+    code, record = run(tmp_path, "--clevr-dir", str(clevr), "--tolerance", "-1")
     assert code == 1
     assert not record["agreement"]["agrees"]
     assert "disagree" in capsys.readouterr().out
@@ -90,14 +75,14 @@ def test_missing_folder(tmp_path, capsys):
     assert "nowhere: expected a folder" in capsys.readouterr().err
 
 
-def test_wrong_steps(tmp_path, folder, capsys):
-    assert side_by_side.main(["--steps", "0", "--clevr-dir", str(folder)]) == 2
+def test_wrong_steps(tmp_path, clevr, capsys):
+    assert side_by_side.main(["--steps", "0", "--clevr-dir", str(clevr)]) == 2
     assert "--steps: expected at least 1, got 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_padding_changes_no_answer(folder, variant):
-    data = load(source("clevr", folder))
+def test_padding_changes_no_answer(clevr, variant):
+    data = load(source("clevr", clevr))
     torch.manual_seed(0)
     config = IPRMConfig(dim=8, num_ops=2, num_steps=2, op_init="language")
     sizes = InputSizes.of(data.train.source, data.vocabularies)

@@ -11,12 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.testing import assert_close
 
 from iprm import train as command
 from iprm.config import RATES
 from iprm.vqa.data.generate.files import Settings, write
 from iprm.vqa.models.reasoners import REASONERS
 from iprm.vqa.training import config as configurations
+from iprm.vqa.training.checkpoint import held, newest_checkpoint, save_checkpoint
 from iprm.vqa.training.config import configuration
 from iprm.vqa.training.run import accuracy, load_trained, open_split, train, untrained
 from iprm.vqa.training.trainer import Schedule, Trainer
@@ -34,23 +36,9 @@ TINY = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def keep_threads():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("clevr")
-    write(folder, Settings(train_scenes=8, val_scenes=4, questions_per_scene=5))
-    return folder
-
-
 @pytest.fixture
-def arguments(data, tmp_path):
-    return [*TINY, f"data.folder={data}", f"folder={tmp_path / 'out'}"]
+def arguments(clevr, tmp_path):
+    return [*TINY, f"data.folder={clevr}", f"folder={tmp_path / 'out'}"]
 
 
 def weights(folder, step=12):
@@ -58,12 +46,11 @@ def weights(folder, step=12):
     return {k: v for k, v in load_file(folder / f"checkpoint-{step:08}.safetensors").items() if k != "seconds"}
 
 
-def assert_same_bits(one, other):
-    assert one.keys() == other.keys()
-    assert all(torch.equal(one[name], other[name]) for name in one)
-
-
 def points(folder, tag):
+    """What TensorBoard shows; it sorts files by name, and of one second the tenth before the ninth."""
+    files = sorted((folder / "tensorboard").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    for number, path in enumerate(files):
+        path.rename(path.with_name(f"events.out.tfevents.{number:010}"))
     events = EventAccumulator(str(folder / "tensorboard"))
     events.Reload()
     return [(event.step, event.value) for event in events.Scalars(tag)]
@@ -119,7 +106,7 @@ def test_a_training_that_broke_off_goes_on_with_the_same_bits(arguments, tmp_pat
         with pytest.raises(Killed):
             train(config)
     broken = train(config)
-    assert_same_bits(weights(whole.folder), weights(broken.folder))
+    assert_close(weights(whole.folder), weights(broken.folder), rtol=0, atol=0)
     for key in ("accuracy", "history", "final_loss"):
         assert broken.result[key] == whole.result[key]
     for tag in ("training/loss", "training/lr", "training/gradient_norm", "accuracy/overall"):
@@ -139,7 +126,7 @@ def test_an_interrupted_training_goes_on(arguments, tmp_path, monkeypatch, capsy
     assert signal.getsignal(number) is handler
     assert (tmp_path / "out" / "checkpoint-00000007.safetensors").exists()
     assert command.main(arguments) == 0
-    assert_same_bits(weights(whole.folder), weights(tmp_path / "out"))
+    assert_close(weights(whole.folder), weights(tmp_path / "out"), rtol=0, atol=0)
 
 
 def test_a_finished_training_is_not_made_again(arguments, tmp_path, monkeypatch):
@@ -160,6 +147,43 @@ def test_two_trainings_in_one_folder(arguments, tmp_path, monkeypatch):
     stop_at(monkeypatch, 3, lambda: train(configuration(None, arguments)))
     with pytest.raises(ValueError, match="out: another process is training in it"):
         train(configuration(None, arguments))
+
+
+def test_a_folder_is_claimed_by_who_holds_it(arguments, tmp_path):
+    with held(tmp_path / "out"), pytest.raises(ValueError, match="out: another process is training in it"):
+        train(configuration(None, arguments))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["lock"]
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(arguments, tmp_path, monkeypatch):
+    """The configuration's own file was lost."""
+    stop_at(monkeypatch, 6, kill)
+    with pytest.raises(Killed):
+        train(configuration(None, arguments))
+    (tmp_path / "out" / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"out: holds a training with training.lr = 0.001, not 0.5"):
+        train(configuration(None, [*arguments, "training.lr=0.5"]))
+
+
+def test_a_model_of_other_kernels_is_loaded_for_those_that_are_here(arguments, tmp_path):
+    """A folder that was trained on a GPU."""
+    trained = train(configuration(None, arguments))
+    state, record = newest_checkpoint(tmp_path / "out")
+    record["config"]["model"]["backend"] = "cuda"
+    save_checkpoint(tmp_path / "out", 13, state, record, keep=1)
+    there = load_trained(tmp_path / "out")
+    assert there.config.model.backend == "cuda"
+    split = open_split(there.config, "val", there.vocabularies)
+    assert accuracy(there, split) == trained.result["accuracy"]
+    assert accuracy(replace(there, model=untrained(there)), split)
+
+
+def test_kernels_that_cannot_run_are_refused_before_data_are_read(arguments, tmp_path, capsys):
+    assert command.main([*arguments, "model.backend=cuda", "data.folder=nowhere"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: model.backend: backend 'cuda' cannot run recurrence for float32 on cpu: ")
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_other_data_than_before(arguments, tmp_path, monkeypatch):
@@ -192,7 +216,7 @@ def test_bfloat16(arguments, tmp_path):
     one, other = weights(plain.folder), weights(short.folder)
     assert {name: tensor.dtype for name, tensor in one.items()} == {name: t.dtype for name, t in other.items()}
     assert not torch.equal(one["losses"], other["losses"])
-    torch.testing.assert_close(one["losses"], other["losses"], rtol=2e-2, atol=0)
+    assert_close(one["losses"], other["losses"], rtol=2e-2, atol=0)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.5])
@@ -224,7 +248,7 @@ def test_the_untrained_model_is_the_one_that_training_began_with(arguments, monk
         step(trainer, *args)
 
     monkeypatch.setattr(Trainer, "update", look)
-    assert_same_bits(untrained(train(configuration(None, arguments))).state_dict(), begun)
+    assert_close(untrained(train(configuration(None, arguments))).state_dict(), begun, rtol=0, atol=0)
 
 
 def test_accuracy_of_groups(arguments):

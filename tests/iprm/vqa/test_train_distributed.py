@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,6 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from iprm.vqa.data.generate.files import Settings, write
 from iprm.vqa.training.config import configuration
 from iprm.vqa.training.distributed import Ranks
 from iprm.vqa.training.run import _shared_out, train
@@ -27,21 +27,13 @@ CASES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def keep_threads():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
-def configs(tmp_path_factory):
+def configs(clevr, tmp_path_factory):
     """The configurations that are trained in two processes, each in a folder of its own below `together`."""
     folder = tmp_path_factory.mktemp("together")
-    write(folder / "clevr", Settings(train_scenes=8, val_scenes=4, questions_per_scene=5))
     sizes = ["model.iprm.dim=8", "model.iprm.num_ops=2", "model.iprm.num_steps=2", "training.batch_size=9"]
     steps = ["training.steps=12", "training.evaluate_every=5", "training.checkpoint_every=6", "training.device=cpu"]
-    shared = [*sizes, *steps, "data.source=clevr", f"data.folder={folder / 'clevr'}", "training.pieces=2"]
+    shared = [*sizes, *steps, "data.source=clevr", f"data.folder={clevr}", "training.pieces=2"]
     return {name: configuration(None, [*shared, f"folder={folder / name}", *case]) for name, case in CASES.items()}
 
 
@@ -55,17 +47,30 @@ def together(configs, tmp_path_factory):
         OmegaConf.save(OmegaConf.structured(config), paths[-1])
     loopback = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, str(HERE / "trained_together.py"), str(rank), str(folder / "file"), *map(str, paths)],
-            env=os.environ | loopback | {"PYTHONPATH": path}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    for rank in ranks:
-        out, err = rank.communicate(timeout=300)
-        assert rank.returncode == 0, err[-6000:]
-        assert out.split() == ["12"] * len(paths)
+    environment = os.environ | loopback | {"PYTHONPATH": path}
+    program, rest = [sys.executable, str(HERE / "trained_together.py")], [str(folder / "file"), *map(str, paths)]
+    said = (folder / "said.txt").open("w")
+    ranks = []
+    try:
+        for rank in ("0", "1"):
+            ranks.append(subprocess.Popen([*program, rank, *rest], env=environment, stdout=said, stderr=said))
+        codes = ended(ranks, seconds=300)
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
+        said.close()
+    assert codes == [0, 0], (folder / "said.txt").read_text()[-6000:]
+
+
+def ended(ranks, seconds):
+    """Return the exit codes once all have ended or one has failed, as it leaves the other waiting."""
+    until = time.monotonic() + seconds
+    while True:
+        codes = [rank.poll() for rank in ranks]
+        if None not in codes or any(codes) or time.monotonic() > until:
+            return codes
+        time.sleep(0.05)
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")

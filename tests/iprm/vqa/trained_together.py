@@ -12,5 +12,5 @@ if __name__ == "__main__":
     rank, meeting, *paths = sys.argv[1:]
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=int(rank), world_size=2)
     for path in paths:
-        print(train(configuration(Path(path))).result["steps"])
+        train(configuration(Path(path)))
     dist.destroy_process_group()

@@ -8,7 +8,16 @@
 | `val_pairs` | scenes with held-out pairs of color and shape, and questions about them |
 | `val_contradictory` | half of the questions contradict themselves (`metal cubes that are spheres`; no, or 0) |
 
-Each differs from `val` in what is said alone; in all else it follows training.
+`val` follows training. The others differ from it as is said, and therefore in more: with the settings of `EXPERIMENTS`
+
+- `val_longer` has no question of the families exist, count and query attribute, whose programs are shorter, and nearly
+  twice as many of compare integer, spatial relation and same attribute;
+- `val_objects` has counts that no training scene reaches;
+- `val_pairs` has more questions of compare attribute and query attribute, and about half as many of and / or and
+  compare integer;
+- `val_contradictory` has questions of exist and count alone.
+
+So accuracies are to be compared family by family.
 """
 
 from __future__ import annotations
