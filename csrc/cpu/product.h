@@ -45,24 +45,41 @@ class ColumnPointer {
     int64_t stride_;
 };
 
+template <int kBlock, typename Body>
+IPRM_INLINE void each_of(Body&& body) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kBlock; ++i) {
+#pragma GCC unroll 16
+        for (int j = 0; j < kTileVectors; ++j) body(i, j);
+    }
+}
+
 // acc[i][j] = sum over k of a(i, k) * b[k * ldb + j], for a block of rows and a panel of columns. Rows of a are `lda`
-// apart, or if transposed its columns are.
+// apart, or if transposed its columns are. Of `chain` products at a time the sum is made by itself, then added to those
+// before it: one chain over a long depth would round more than the library does.
 template <int kBlock, bool kTransposed, typename T, typename Epilogue>
-IPRM_INLINE void micro_product(int64_t depth, const T* __restrict a, int64_t lda, const T* __restrict b, int64_t ldb,
-                               Epilogue&& epilogue) {
-    Vec<T> acc[kBlock][kTileVectors] = {};
+IPRM_INLINE void micro_product(int64_t depth, int64_t chain, const T* __restrict a, int64_t lda, const T* __restrict b,
+                               int64_t ldb, Epilogue&& epilogue) {
+    Vec<T> acc[kBlock][kTileVectors], sum[kBlock][kTileVectors];
     std::conditional_t<kTransposed, ColumnPointer<T>, RowPointers<kBlock, T>> rows(a, lda);
+    for (int64_t k = 0;;) {
+        each_of<kBlock>([&](int i, int j) IPRM_LAMBDA { acc[i][j] = Vec<T>{}; });
+        const int64_t end = std::min(depth, k + chain);
 #pragma GCC unroll 1
-    for (int64_t k = 0; k < depth; ++k, rows.next()) {
-        Vec<T> bv[kTileVectors];
+        for (; k < end; ++k, rows.next()) {
+            Vec<T> bv[kTileVectors];
 #pragma GCC unroll 16
-        for (int j = 0; j < kTileVectors; ++j) bv[j] = load(b + k * ldb + j * kLanes<T>);
+            for (int j = 0; j < kTileVectors; ++j) bv[j] = load(b + k * ldb + j * kLanes<T>);
 #pragma GCC unroll 16
-        for (int i = 0; i < kBlock; ++i) {
-            const T av = rows.at(i);
+            for (int i = 0; i < kBlock; ++i) {
+                const T av = rows.at(i);
 #pragma GCC unroll 16
-            for (int j = 0; j < kTileVectors; ++j) acc[i][j] += av * bv[j];
+                for (int j = 0; j < kTileVectors; ++j) acc[i][j] += av * bv[j];
+            }
         }
+        if (k > chain) each_of<kBlock>([&](int i, int j) IPRM_LAMBDA { acc[i][j] += sum[i][j]; });
+        if (k == depth) break;
+        each_of<kBlock>([&](int i, int j) IPRM_LAMBDA { sum[i][j] = acc[i][j]; });
     }
     epilogue(acc);
 }
@@ -163,7 +180,7 @@ constexpr int kHeight = static_cast<int>(std::extent_v<std::remove_reference_t<B
 template <int kBlock, bool kTransposed, typename T, typename Epilogue>
 IPRM_NOINLINE void lower_tile_product(int64_t depth, const T* a, int64_t lda, const T* b, int64_t ldb,
                                       const Epilogue& epilogue) {
-    micro_product<kBlock, kTransposed>(depth, a, lda, b, ldb, epilogue);
+    micro_product<kBlock, kTransposed>(depth, depth, a, lda, b, ldb, epilogue);
 }
 
 template <int kBlock, bool kTransposed, typename T, typename Epilogue>
@@ -172,7 +189,7 @@ IPRM_INLINE void tile_product(int64_t depth, const T* a, int64_t lda, const T* b
     if constexpr (kBlock < kTileRows) {
         lower_tile_product<kBlock, kTransposed>(depth, a, lda, b, ldb, epilogue);
     } else {
-        micro_product<kBlock, kTransposed>(depth, a, lda, b, ldb, epilogue);
+        micro_product<kBlock, kTransposed>(depth, depth, a, lda, b, ldb, epilogue);
     }
 }
 

@@ -69,10 +69,12 @@ IPRM_INLINE void finish_block(const PanelProduct<T>& p, int64_t r, const Vec<T> 
     }
 }
 
+constexpr int64_t kChain = 64;  // of micro_product: rounds as the library does at depths of some hundreds
+
 template <int kBlock, bool kTransposed, typename T>
 IPRM_NOINLINE void multiply_block(const PanelProduct<T>& p, int64_t r) {
     const T* a = p.a + r * (kTransposed ? 1 : p.a_stride);
-    micro_product<kBlock, kTransposed>(p.depth, a, p.a_stride, p.b, p.b_stride,
+    micro_product<kBlock, kTransposed>(p.depth, kChain, a, p.a_stride, p.b, p.b_stride,
                                        [&](auto& acc) IPRM_LAMBDA { finish_block<kBlock>(p, r, acc); });
 }
 
