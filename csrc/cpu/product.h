@@ -55,16 +55,16 @@ IPRM_INLINE void each_of(Body&& body) {
 }
 
 // acc[i][j] = sum over k of a(i, k) * b[k * ldb + j], for a block of rows and a panel of columns. Rows of a are `lda`
-// apart, or if transposed its columns are. Of `chain` products at a time the sum is made by itself, then added to those
-// before it: one chain over a long depth would round more than the library does.
-template <int kBlock, bool kTransposed, typename T, typename Epilogue>
-IPRM_INLINE void micro_product(int64_t depth, int64_t chain, const T* __restrict a, int64_t lda, const T* __restrict b,
-                               int64_t ldb, Epilogue&& epilogue) {
+// apart, or if transposed its columns are. Of kChain products at a time, where that is not 0, the sum is made by itself
+// and then added to those before it: one chain over a long depth would round more than the library does.
+template <int kBlock, bool kTransposed, int64_t kChain, typename T, typename Epilogue>
+IPRM_INLINE void micro_product(int64_t depth, const T* __restrict a, int64_t lda, const T* __restrict b, int64_t ldb,
+                               Epilogue&& epilogue) {
     Vec<T> acc[kBlock][kTileVectors], sum[kBlock][kTileVectors];
     std::conditional_t<kTransposed, ColumnPointer<T>, RowPointers<kBlock, T>> rows(a, lda);
     for (int64_t k = 0;;) {
         each_of<kBlock>([&](int i, int j) IPRM_LAMBDA { acc[i][j] = Vec<T>{}; });
-        const int64_t end = std::min(depth, k + chain);
+        const int64_t end = kChain == 0 ? depth : std::min(depth, k + kChain);
 #pragma GCC unroll 1
         for (; k < end; ++k, rows.next()) {
             Vec<T> bv[kTileVectors];
@@ -77,8 +77,8 @@ IPRM_INLINE void micro_product(int64_t depth, int64_t chain, const T* __restrict
                 for (int j = 0; j < kTileVectors; ++j) acc[i][j] += av * bv[j];
             }
         }
-        if (k > chain) each_of<kBlock>([&](int i, int j) IPRM_LAMBDA { acc[i][j] += sum[i][j]; });
-        if (k == depth) break;
+        if (kChain > 0 && k > kChain) each_of<kBlock>([&](int i, int j) IPRM_LAMBDA { acc[i][j] += sum[i][j]; });
+        if (kChain == 0 || k == depth) break;
         each_of<kBlock>([&](int i, int j) IPRM_LAMBDA { sum[i][j] = acc[i][j]; });
     }
     epilogue(acc);
@@ -180,7 +180,7 @@ constexpr int kHeight = static_cast<int>(std::extent_v<std::remove_reference_t<B
 template <int kBlock, bool kTransposed, typename T, typename Epilogue>
 IPRM_NOINLINE void lower_tile_product(int64_t depth, const T* a, int64_t lda, const T* b, int64_t ldb,
                                       const Epilogue& epilogue) {
-    micro_product<kBlock, kTransposed>(depth, depth, a, lda, b, ldb, epilogue);
+    micro_product<kBlock, kTransposed, 0>(depth, a, lda, b, ldb, epilogue);
 }
 
 template <int kBlock, bool kTransposed, typename T, typename Epilogue>
@@ -189,7 +189,7 @@ IPRM_INLINE void tile_product(int64_t depth, const T* a, int64_t lda, const T* b
     if constexpr (kBlock < kTileRows) {
         lower_tile_product<kBlock, kTransposed>(depth, a, lda, b, ldb, epilogue);
     } else {
-        micro_product<kBlock, kTransposed>(depth, depth, a, lda, b, ldb, epilogue);
+        micro_product<kBlock, kTransposed, 0>(depth, a, lda, b, ldb, epilogue);
     }
 }
 

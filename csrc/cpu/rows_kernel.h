@@ -69,19 +69,24 @@ IPRM_INLINE void finish_block(const PanelProduct<T>& p, int64_t r, const Vec<T> 
     }
 }
 
-constexpr int64_t kChain = 64;  // of micro_product: rounds as the library does at depths of some hundreds
-
-template <int kBlock, bool kTransposed, typename T>
+template <int kBlock, bool kTransposed, int64_t kChain, typename T>
 IPRM_NOINLINE void multiply_block(const PanelProduct<T>& p, int64_t r) {
     const T* a = p.a + r * (kTransposed ? 1 : p.a_stride);
-    micro_product<kBlock, kTransposed>(p.depth, kChain, a, p.a_stride, p.b, p.b_stride,
-                                       [&](auto& acc) IPRM_LAMBDA { finish_block<kBlock>(p, r, acc); });
+    micro_product<kBlock, kTransposed, kChain>(p.depth, a, p.a_stride, p.b, p.b_stride,
+                                               [&](auto& acc) IPRM_LAMBDA { finish_block<kBlock>(p, r, acc); });
 }
 
+template <bool kTransposed, int64_t kChain, typename T>
+void multiply_chained(const PanelProduct<T>& p, int64_t rows) {
+    for_even_row_blocks<kTileRows>(rows, [&](int64_t r, auto height) IPRM_LAMBDA {
+        multiply_block<decltype(height)::value, kTransposed, kChain>(p, r);
+    });
+}
+
+// Chains of 64 make sums of some hundreds of products round as the library's do; short ones are left whole.
 template <bool kTransposed, typename T>
 void multiply_panel(const PanelProduct<T>& p, int64_t rows) {
-    for_even_row_blocks<kTileRows>(
-        rows, [&](int64_t r, auto height) IPRM_LAMBDA { multiply_block<decltype(height)::value, kTransposed>(p, r); });
+    p.depth > 128 ? multiply_chained<kTransposed, 64>(p, rows) : multiply_chained<kTransposed, 0>(p, rows);
 }
 
 // Rows whose distance in memory lets a block of them stay in the first-level cache: copied, where it does not.

@@ -289,3 +289,18 @@ def test_smaller_instruction_sets(capability):
         cwd=here.parents[2],
     )
     assert run.returncode == 0, run.stdout
+
+
+@pytest.mark.numerical
+@pytest.mark.parametrize("rows", [6, 24, 64, 200])
+def test_rounding_of_long_sums(product, rows):
+    """Of 512 or 1024 products: less than one chain of them would, but for few rows that go down the columns."""
+    skip_library()
+    run, want = product
+    allowed = 6 if run is cpu.linear_back and rows < 64 else 3
+    for shape in ((512, 512), (512, 1024), (1024, 512)):
+        x, weight = inputs(run is cpu.linear_back, (rows,), shape)
+        exact = want(x.double(), weight.double())
+        terms = want(x.double().square(), weight.double().square()).sqrt()  # how large sums of random signs come out
+        error = ((run(x, weight, None).double() - exact) / terms).square().mean().sqrt().item()
+        assert error < allowed * torch.finfo(torch.float32).eps
