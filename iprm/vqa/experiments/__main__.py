@@ -1,7 +1,9 @@
 """Run experiments: train what they compare, over several seeds, and write tables and figures.
 
-python -m iprm.vqa.experiments steps                  # the short form, a minute
-python -m iprm.vqa.experiments all --form full        # hours on two cores; goes on where it was stopped
+    python -m iprm.vqa.experiments steps                  # the short form, a minute
+    python -m iprm.vqa.experiments all --form full        # hours on two cores
+
+Given again, a command goes on where it was stopped.
 """
 
 from __future__ import annotations

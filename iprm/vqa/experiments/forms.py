@@ -26,6 +26,7 @@ class Form:
     """Training steps where many configurations are compared."""
     long_steps: int
     """Training steps where one trained model is looked into."""
+    batch_size: int = 64
     seeds: tuple[int, ...] = (0, 1, 2)
     operations: tuple[int, ...] = (1, 2, 4, 6, 9)
     """K, where it is varied."""
@@ -36,7 +37,7 @@ class Form:
 
 
 FORMS = {
-    "short": Form("short", SMALL_DATA, 40, 16, 6, 8, operations=(1, 2), iterations=(1, 2), frames=(1, 2)),
+    "short": Form("short", SMALL_DATA, 40, 16, 6, 8, batch_size=8, operations=(1, 2), iterations=(1, 2), frames=(1, 2)),
     "full": Form("full", FULL_DATA, 4000, 64, 8000, 40_000),
 }
 
@@ -56,7 +57,7 @@ def overrides(form: Form, **changes: object) -> list[str]:
         "model.iprm.num_steps": 4,
         **{f"model.iprm.{name}": 0.0 for name in RATES},
         "training.steps": form.steps,
-        "training.batch_size": 64 if form.name == "full" else 8,
+        "training.batch_size": form.batch_size,
         "training.lr": 1e-3,
         "training.threads": 1,
     }

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
+from iprm.vqa.training.checkpoint import write_whole
 from iprm.vqa.training.config import configuration
 from iprm.vqa.training.run import Trained, train
 
@@ -76,10 +77,8 @@ class Results:
 
     def _write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".partial")
         content = {"runs": dict(sorted(self.runs.items())), "once": self.once}
-        partial.write_text(json.dumps(content, indent=1) + "\n")
-        partial.replace(self.path)
+        write_whole(self.path, (json.dumps(content, indent=1) + "\n").encode())
 
     def only(self, runs: Iterable[Run]) -> Results:
         """Return the results of these runs alone, those that are finished."""

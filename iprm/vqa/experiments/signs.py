@@ -24,6 +24,7 @@ from iprm.vqa.data.examples import Question
 from iprm.vqa.data.tensors import Batch, Split
 from iprm.vqa.experiments.forms import looked_into
 from iprm.vqa.experiments.running import Results, spread
+from iprm.vqa.experiments.steps import telling
 from iprm.vqa.experiments.tables import Table, figure
 from iprm.vqa.models.answerer import QuestionAnswerer
 from iprm.vqa.training.run import Trained, open_split, untrained
@@ -92,9 +93,9 @@ def _off(visual: Tensor, split: Split, batch: Batch) -> tuple[list[float], list[
         steps = split.true_tokens(row)
         if steps is None:
             continue
-        telling = steps[steps.any(1) & ~steps.all(1)]
-        if len(telling):
-            beside = ~telling.any(0)
+        told = steps[telling(steps)]
+        if len(told):
+            beside = ~told.any(0)
             off.append(visual[:, i, :, : len(beside)][..., beside].sum(-1).mean().item())
             uniform.append(beside.float().mean().item())
     return off, uniform
@@ -148,14 +149,14 @@ def _nothing_there(trained: Trained, split: Split) -> dict[str, list[tuple[bool,
     return found
 
 
-def contradictions(trained: Trained) -> dict[str, float]:
+def contradictions(trained: Trained, val: Split) -> dict[str, float]:
     """Return how often "no" or 0 is answered: to contradictions, to their twins, and to other questions.
 
     A model that leans to "no" does well on contradictions without seeing them: it then says so where all is in order,
     too.
     """
     twins = _nothing_there(trained, open_split(trained.config, "val_contradictory", trained.vocabularies, whole=True))
-    others = _nothing_there(trained, open_split(trained.config, "val", trained.vocabularies, whole=True))["consistent"]
+    others = _nothing_there(trained, val)["consistent"]
     groups = {
         "contradictory": [said for said, _ in twins["contradictory"]],
         "their twins": [said for said, _ in twins["consistent"]],
@@ -174,7 +175,7 @@ def measure(trained: Trained) -> dict[str, Any]:
     return {
         "trained": signs(trained.model, split),
         "untrained": signs(untrained(trained), split),
-        "contradictions": contradictions(trained),
+        "contradictions": contradictions(trained, split),
     }
 
 

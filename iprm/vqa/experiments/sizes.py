@@ -64,7 +64,7 @@ def _cell(results: Results, variant: str, family: str) -> str:
 
 
 def tables(results: Results) -> list[Table]:
-    """One table a family, K by T; parameters and speed; and the table at equal time."""
+    """One table a family, K by T; and the table at equal time, with training steps and parameters."""
     Ks, Ts = _sizes(results)
     names = families(results.runs.values())
     found = [

@@ -53,6 +53,11 @@ def depths(program: list[dict]) -> list[int]:
     return found
 
 
+def telling(sets: Tensor) -> Tensor:
+    """(S, N) bool -> (S,) which sets are of some objects, not of all."""
+    return sets.any(1) & ~sets.all(1)
+
+
 def matched(slots: np.ndarray, sets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Match sets of objects with slots.
 
@@ -75,15 +80,15 @@ class Question:
 
     def __init__(self, visual: Tensor, steps: Tensor, program: list[dict], rng: np.random.Generator):
         T, K, N = visual.shape
-        telling = np.flatnonzero((steps.any(1) & ~steps.all(1)).numpy())
-        sets, first, which = np.unique(steps.numpy()[telling], axis=0, return_index=True, return_inverse=True)
+        told = np.flatnonzero(telling(steps).numpy())
+        sets, first, which = np.unique(steps.numpy()[told], axis=0, return_index=True, return_inverse=True)
         slots = visual.reshape(T * K, N).double().numpy()
         slot, shares = matched(slots, sets)
         permuted = [matched(slots, sets[:, rng.permutation(N)]) for _ in range(PERMUTATIONS)]
         which = which.reshape(-1)
-        self.kinds = [kind(program[i]["function"]) for i in telling]
+        self.kinds = [kind(program[i]["function"]) for i in told]
         self.shares, self.chance = shares[which], np.mean([share for _, share in permuted], 0)[which]
-        self.depths = np.array(depths(program))[telling][first]
+        self.depths = np.array(depths(program))[told][first]
         self.times, self.times_by_chance = slot // K, permuted[0][0] // K
 
 

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+def progress_bar(console: Console, **options: Any) -> Progress:
+    """Return a bar whose tasks have a description and a `note`; `options` are those of rich's."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    return Progress(*columns, TextColumn("{task.fields[note]}"), console=console, **options)
 
 
 class Logs:
@@ -19,9 +26,7 @@ class Logs:
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and nothing else needs it
 
         self.writer = SummaryWriter(folder, purge_step=done + 1)
-        columns = TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        note = TextColumn("{task.fields[note]}")
-        self.progress = Progress(*columns, note, console=console, refresh_per_second=2, disable=console.quiet)
+        self.progress = progress_bar(console, refresh_per_second=2, disable=console.quiet)
         if done:
             console.print(f"going on after step {done}")
         self.task = self.progress.add_task("training", total=steps, completed=done, note="")

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from iprm.config import IPRMConfig
 from iprm.vqa.data.generate import files as generate
@@ -32,6 +32,7 @@ from iprm.vqa.data.tensors import Batch, Data, load
 from iprm.vqa.models.answerer import InputSizes, QuestionAnswerer
 from iprm.vqa.models.reasoners import VARIANTS, reasoner
 from iprm.vqa.training import memory, report
+from iprm.vqa.training.logs import progress_bar
 from iprm.vqa.training.priors import priors
 from iprm.vqa.training.trainer import Schedule, Trainer
 
@@ -135,12 +136,6 @@ def prepare(a: argparse.Namespace) -> Run:
     torch.set_num_threads(a.threads)
     torch.backends.cudnn.allow_tf32 = False  # its LSTM would round to ten bits
     return Run(a, torch.device(kind), getattr(torch, a.dtype), configuration(a))
-
-
-def progress_bar(console: Console) -> Progress:
-    """Return the bar that generation, training and evaluation share."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    return Progress(*columns, TextColumn("{task.fields[note]}"), console=console)
 
 
 def data_folder(a: argparse.Namespace, progress: Progress) -> Path:

@@ -20,3 +20,17 @@ def clevr(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clevr")
     write(folder, Settings(train_scenes=8, val_scenes=4, questions_per_scene=5))
     return folder
+
+
+@pytest.fixture(scope="session")
+def settings():
+    """Those of `folder`."""
+    return Settings(train_scenes=12, val_scenes=4, questions_per_scene=6, min_objects=3, max_objects=5)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory, settings):
+    """A folder with CLEVR's files whose scenes differ in their numbers of objects; to be read alone."""
+    folder = tmp_path_factory.mktemp("clevr")
+    write(folder, settings)
+    return folder

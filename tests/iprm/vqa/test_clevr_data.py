@@ -6,24 +6,15 @@ import pytest
 import torch
 
 from iprm.vqa.data.examples import DataError
-from iprm.vqa.data.generate.files import Settings, make_scenes, write
+from iprm.vqa.data.generate.files import make_scenes
 from iprm.vqa.data.programs import execute
 from iprm.vqa.data.sources import source
 from iprm.vqa.data.tensors import load as load_data
 from iprm.vqa.training.priors import priors
 
-SETTINGS = Settings(train_scenes=12, val_scenes=4, questions_per_scene=6, min_objects=3, max_objects=5)
-
 
 def load(folder, *args, **options):
     return load_data(source("clevr", folder), *args, **options)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("clevr")
-    write(folder, SETTINGS)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +31,8 @@ def rewrite(source, target, name, change, rename=str):
         (target / rename(path.name)).write_text(json.dumps(content))
 
 
-def test_places_are_the_viewers(data):
-    scene = make_scenes(SETTINGS, "train")[0]
+def test_places_are_the_viewers(data, settings):
+    scene = make_scenes(settings, "train")[0]
     right = data.train.scenes[0].numbers[:, 0]
     for i, lefts in enumerate(scene["relationships"]["left"]):
         assert all(right[j] < right[i] for j in lefts)
@@ -118,7 +109,7 @@ def test_questions_without_programs(folder, tmp_path):
     assert second.program is not None
 
 
-def test_clevr_humans(folder, tmp_path):
+def test_clevr_humans(folder, tmp_path, settings):
     for split, texts in (("train", ["Is it shiny?", "Are any two alike?"]), ("val", ["Is it shiny?"])):
         asked = [
             {"question": text, "answer": "yes", "image_index": 3 - i, "image_filename": "x.png", "split": split}
@@ -127,7 +118,7 @@ def test_clevr_humans(folder, tmp_path):
         (tmp_path / f"CLEVR-Humans-{split}.json").write_text(json.dumps({"info": {}, "questions": asked}))
     data = load_data(source("clevr_humans", tmp_path, scenes_folder=str(folder)))
     assert data.train.families == ["human"]
-    assert len(data.train.scenes[0].labels) == len(make_scenes(SETTINGS, "train")[3]["objects"])
+    assert len(data.train.scenes[0].labels) == len(make_scenes(settings, "train")[3]["objects"])
     assert data.train.true_tokens(0) is None
     assert priors(data.train, data.val)["kind"] == {"overall": 1, "human": 1}
     with pytest.raises(DataError, match=r"CLEVR-Humans-test.json or .*questions/CLEVR-Humans-test.json"):

@@ -91,10 +91,10 @@ def test_differences_are_taken_seed_by_seed(tmp_path):
 
 def test_a_run_that_fails_ends_those_that_wait(tmp_path):
     form = FORMS["short"]
-    runs = [Run("wrong", seed, overrides(form, training__batch_size=10**6)) for seed in range(5)]
+    runs = [Run("wrong", seed, overrides(form, training__batch_size=10**6)) for seed in range(20)]
     with pytest.raises(ValueError, match="batch size"):
         running.finish(runs, running.nothing, Results(tmp_path / "x.json"), tmp_path / "work", 2, Console(quiet=True))
-    assert len(list((tmp_path / "work").glob("*/config.json"))) < 5
+    assert len(list((tmp_path / "work").glob("*/config.json"))) < 10  # two under way, three handed out
     assert not (tmp_path / "x.json").exists()
 
 

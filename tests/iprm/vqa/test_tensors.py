@@ -5,19 +5,10 @@ import pytest
 import torch
 
 from iprm.vqa.data.examples import Question, Scene
-from iprm.vqa.data.generate.files import Settings, make_questions, make_scenes, write
+from iprm.vqa.data.generate.files import make_questions, make_scenes
 from iprm.vqa.data.programs import ATTRIBUTES
 from iprm.vqa.data.sources import source
 from iprm.vqa.data.tensors import PAD, UNKNOWN, Vocabulary, load, make_split, vocabularies, words
-
-SETTINGS = Settings(train_scenes=12, val_scenes=4, questions_per_scene=6, min_objects=3, max_objects=5)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("clevr")
-    write(folder, SETTINGS)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +16,9 @@ def data(folder):
     return load(source("clevr", folder))
 
 
-def test_round_trip(data):
-    scenes = make_scenes(SETTINGS, "train")
-    questions = make_questions(SETTINGS, "train", scenes)
+def test_round_trip(data, settings):
+    scenes = make_scenes(settings, "train")
+    questions = make_questions(settings, "train", scenes)
     batch = data.train.batch(torch.arange(len(questions)))
     v = data.vocabularies
     for row, question in enumerate(questions):
