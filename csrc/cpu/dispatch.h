@@ -34,6 +34,8 @@ auto with_accumulator(at::ScalarType dtype, Body&& body) {
 
 inline int64_t divide_up(int64_t x, int64_t y) { return (x + y - 1) / y; }
 
+constexpr int64_t kPacking = 32;  // multiplications worth packing a number
+
 // Calls body(first, last) on ranges of [0, count) in parallel, each worth some `work` operations an item.
 template <typename Body>
 void parallel(int64_t count, int64_t work, Body&& body) {

@@ -146,8 +146,7 @@ struct Factor {
         }
         packed = held = at::empty({panels, depth, panel}, x.options());
         const PackArgs<T> args{data<T>(weight), weight.stride(0), depth, columns, !back, packed.mutable_data_ptr<T>()};
-        constexpr int64_t packing = 32;  // multiplications worth a number
-        work.add(panels, packing * depth * panel,
+        work.add(panels, kPacking * depth * panel,
                  [args](int64_t first, int64_t last) { kernels<T>().pack_plain(args, first, last); });
     }
 

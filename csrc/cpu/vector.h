@@ -228,11 +228,12 @@ IPRM_INLINE Scalar<V> horizontal_sum(V x) {
 constexpr int64_t round_up(int64_t x, int64_t unit) { return (x + unit - 1) / unit * unit; }
 IPRM_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-// Zeroed, aligned scratch memory.
+// Zeroed, aligned scratch memory; none for no numbers.
 template <typename T>
 class Buffer {
   public:
     explicit Buffer(int64_t count) {
+        if (count == 0) return;
         const size_t bytes = static_cast<size_t>(round_up(count * static_cast<int64_t>(sizeof(T)) + 64, 64));
         data_ = static_cast<T*>(std::aligned_alloc(64, bytes));
         if (data_ == nullptr) throw std::bad_alloc();
@@ -245,7 +246,7 @@ class Buffer {
     T* get() const { return data_; }
 
   private:
-    T* data_;
+    T* data_ = nullptr;
 };
 
 }  // namespace

@@ -191,8 +191,15 @@ void Run::project(Product& product, const std::string& name, const Tensor& poole
     if (site.p > 0.0) {
         product.terms.push_back({&column_of(name), total(a, site, pooled)});
     } else {
-        product.bias = product.bias.defined() ? product.bias + map.bias : map.bias;
+        product.bias = biases_sum(product.bias, name);
     }
+}
+
+// The same in every step.
+const Tensor& Run::biases_sum(const Tensor& bias, const std::string& name) {
+    Tensor& sum = biases_[name];
+    if (!sum.defined()) sum = bias.defined() ? bias + w[name].bias : w[name].bias;
+    return sum;
 }
 
 std::pair<Tensor, Tensor> Run::project_back(const std::string& name, int64_t t, const Tensor& dy, const Tensor& a,

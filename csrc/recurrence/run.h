@@ -164,8 +164,11 @@ class Run {
     Tensor total(const Tensor& a, const Site& site, const Tensor& like) const;
     // The bias of a map, as a map of one number.
     Map& column_of(const std::string& name);
+    // The bias of a map, plus the one that it always meets, if any.
+    const Tensor& biases_sum(const Tensor& bias, const std::string& name);
 
     std::unordered_map<std::string, Map> columns_;
+    std::unordered_map<std::string, Tensor> biases_;
     std::unordered_map<std::string, Tensors> rows_;
     RowProducts row_products_;
     Tensors sums_to_add_, parts_;
