@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
+import os
 import statistics
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -140,12 +142,24 @@ def finish(runs: list[Run], measure: Measure, results: Results, work: Path, jobs
         console.print(f"  {run.name}: {found['accuracy']['overall']:.3f}", highlight=False)
 
 
+def _end_with_parent() -> None:
+    """End this process when its parent has ended, however that was: what it trains would be kept by nobody."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def _all(runs: list[Run], measure: Measure, work: Path, jobs: int) -> Iterator[tuple[Run, dict[str, Any]]]:
     """Yield what each run came to, as they finish. One that fails, or Ctrl-C, ends those that wait."""
     if jobs == 1:
         yield from ((run, made(run, work, measure)) for run in runs)
         return
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_parent
+    ) as pool:
         futures = {pool.submit(made, run, work, measure): run for run in runs}
         try:
             for future in as_completed(futures):

@@ -1,6 +1,9 @@
 """The experiments: each one's short form from its command, what they measure on planted cases, and how they go on."""
 
 import json
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from iprm.vqa.experiments import __main__ as command
 from iprm.vqa.experiments import running, signs, steps
 from iprm.vqa.experiments.forms import FORMS, overrides
 from iprm.vqa.experiments.running import Results, Run, of_family, spread
+from iprm.vqa.training.checkpoint import held
 from iprm.vqa.training.config import configuration
 
 
@@ -96,6 +100,40 @@ def test_a_run_that_fails_ends_those_that_wait(tmp_path):
         running.finish(runs, running.nothing, Results(tmp_path / "x.json"), tmp_path / "work", 2, Console(quiet=True))
     assert len(list((tmp_path / "work").glob("*/config.json"))) < 10  # two under way, three handed out
     assert not (tmp_path / "x.json").exists()
+
+
+def is_training(work):
+    """Whether processes train in two folders of `work`."""
+    return len([folder for folder in work.glob("*") if (folder / "config.json").exists() and not is_free(folder)]) == 2
+
+
+def is_free(folder):
+    try:
+        with held(folder):
+            return True
+    except ValueError:
+        return False
+
+
+def wait_until(holds, seconds):
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def test_trainings_end_with_the_command(tmp_path):
+    """Killed, it leaves no process that goes on training, so that it can be given again at once."""
+    work = tmp_path / "work"
+    ask = ["steps", "--form", "full", "--jobs", "2", "--work", str(work), "--out", str(tmp_path)]
+    endless = "FORMS['full'] = dataclasses.replace(FORMS['short'], name='full', long_steps=10**6)"
+    code = f"import dataclasses; from iprm.vqa.experiments.__main__ import FORMS, main; {endless}; main({ask})"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL) as parent:
+        try:
+            wait_until(lambda: is_training(work), 120)
+        finally:
+            parent.kill()
+    wait_until(lambda: all(map(is_free, work.glob("*"))), 30)
 
 
 def test_wrong_arguments_and_files_end_in_a_line(tmp_path, capsys):
