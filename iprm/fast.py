@@ -7,6 +7,8 @@ reference does.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -91,21 +93,24 @@ class IPRM(reference.IPRM):
             return forward(self, *inputs)
         return self.graphs(forward, self, inputs, (return_attention, self.training, self.backend))
 
-    def _run(
+    def _recurrence(
         self,
+        O: Tensor,
+        E: Tensor,
         language: Tensor,
-        summary: Tensor,
         visual: Tensor,
         language_mask: Tensor | None,
         visual_mask: Tensor | None,
         return_attention: bool,
-    ) -> Tensor | tuple[Tensor, Attention]:
+    ) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
+        """`iprm.reference.IPRM._recurrence`, as one op."""
         if self.unfused():
-            return super()._run(language, summary, visual, language_mask, visual_mask, return_attention)
+            return super()._recurrence(O, E, language, visual, language_mask, visual_mask, return_attention)
         c, drops = self.config, self._drops()
         φ = (c.formation_activation, c.result_query_activation, c.execution_activation, c.op_activation)
-        O, E, attention = recurrence(
-            *self.memory(summary, visual),
+        return recurrence(
+            O,
+            E,
             language,
             visual,
             self._weights(),
@@ -120,8 +125,6 @@ class IPRM(reference.IPRM):
             seed=draw_seed(visual.device) if drops else None,
             backend=self.backend,
         )
-        result, a_readout = self.readout(O, E, summary)
-        return (result, Attention(*attention, a_readout)) if return_attention else result
 
     def unfused(self) -> str | None:
         """Why the module runs as the reference does, or None; the first time, a warning says so."""

@@ -6,6 +6,7 @@ tokens, and every linear map carries its letter.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -395,37 +396,36 @@ class IPRM(nn.Module):
         Raises:
             ValueError: a wrong shape, dtype or device; names the argument, what was expected and what came.
         """
-        inputs = (language, summary, visual, language_mask, visual_mask)
-        self._check(*inputs)
-        return self._run(*inputs, return_attention)
+        self._check(language, summary, visual, language_mask, visual_mask)
+        O, E = self.memory(summary, visual)
+        O, E, attention = self._recurrence(O, E, language, visual, language_mask, visual_mask, return_attention)
+        result, a_readout = self.readout(O, E, summary)
+        return (result, Attention(*attention, a_readout)) if return_attention else result
 
-    def _run(
+    def _recurrence(
         self,
+        O: Tensor,
+        E: Tensor,
         language: Tensor,
-        summary: Tensor,
         visual: Tensor,
         language_mask: Tensor | None,
         visual_mask: Tensor | None,
         return_attention: bool,
-    ) -> Tensor | tuple[Tensor, Attention]:
-        """`forward` on inputs that have been checked."""
+    ) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
+        """All T steps, from the initial memory: O and E after them, and where each step looked, if that is asked for.
+
+        The attention over words (T, B, K, L), over the picture (T, B, K, N) and over operations (T, B, K, K·(1+W)).
+        """
         c = self.config
         draw = Draw(draw_seed(visual.device) if self._drops() else None, backend=self.backend)
-        past = [self.memory(summary, visual)]
-        a_language, a_visual, a_operations = [], [], []
+        past = [(O, E)]
+        looked = []
         for step in range(c.num_steps):
             drop = draw.at(step)
-            O, E = past[0]
-            z, a_l = self.formation(O, E, language, language_mask, drop)
-            r, a_v = self.execution(z, E, visual, visual_mask, drop)
-            O, E, a_o = self.composition(z, r, past, drop)
+            z, a_language = self.formation(O, E, language, language_mask, drop)
+            r, a_visual = self.execution(z, E, visual, visual_mask, drop)
+            O, E, a_operations = self.composition(z, r, past, drop)
             past = [(O, E), *past][: max(1, c.window)]
             if return_attention:
-                a_language.append(a_l)
-                a_visual.append(a_v)
-                a_operations.append(self._pad(a_o, a_v))
-        result, a_readout = self.readout(O, E, summary)
-        if not return_attention:
-            return result
-        stacked = (torch.stack(a) for a in (a_language, a_visual, a_operations))
-        return result, Attention(*stacked, a_readout)
+                looked.append((a_language, a_visual, self._pad(a_operations, a_visual)))
+        return O, E, [torch.stack(a) for a in zip(*looked, strict=True)]
