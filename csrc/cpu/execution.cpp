@@ -45,8 +45,7 @@ Tensor packed_form(const Tensor& matrix, bool transpose) {
     const auto shape = packed_shape<T>(rank);
     Tensor out = allocate(shape, source);
     const PackArgs<T> args{data<T>(source), source.stride(0), rank, rank, transpose, out.mutable_data_ptr<T>()};
-    parallel(shape[0], kPacking * shape[1],
-             [&](int64_t first, int64_t last) { kernels<T>().pack(args, first, last); });
+    parallel(shape[0], kPacking * shape[1], [&](int64_t first, int64_t last) { kernels<T>().pack(args, first, last); });
     return out;
 }
 
