@@ -1,11 +1,17 @@
 # Everything runs in the project's own virtual environment, made on first use.
 #   make run    train the reference and the fast module side by side, then the short benchmark: results/
 #   make test   the tests
+#   make check  lint, types and a quick selection of the tests: before every commit
 #   make look   a page that looks into a trained model
 #   make experiments  the experiments in their short form, FORM=full for the long one
 #   make any-processor  the numerical ones under the settings that change how a processor sums: a table
 #   make lint   ruff and clang-format, check only;  make format  applies them
+#   make types  pyright over both packages
+#   make docs   the documentation site, strictly: build/site
 #   make bench  the full benchmark sweep
+#   make bench-compare BASE=HEAD~1  whether this checkout is slower than a commit;  make bench-record  files the last sweep
+#   make wheels  wheels with the kernels, PYTHONS="python3.10 python3.13" TORCHES="2.6.0 2.13.0", each tried: dist/
+#   make try-installs  each way to install, in a fresh environment: a table
 # TORCH is the requirement that the environment is made with: make test TORCH=torch==2.13.0
 
 PYTHON ?= python3
@@ -18,7 +24,8 @@ READY := $(VENV)/.ready-$(subst =,-,$(subst <,-,$(subst >,-,$(TORCH))))
 SOURCES := pyproject.toml setup.py build_backend.py build_cuda.py $(shell find csrc -type f)
 NATIVE := find csrc benchmarks tests/cuda_on_host -name '*.h' -o -name '*.c' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu'
 
-.PHONY: run train look experiments bench bench-short test any-processor lint format clean
+.PHONY: run train look experiments bench bench-short bench-compare bench-record test check any-processor
+.PHONY: lint types docs format wheels try-installs clean
 
 run: train bench-short
 
@@ -43,8 +50,19 @@ bench-short: $(READY)
 bench: $(READY)
 	$(BENCHMARK); status=$$?; $(REPORT) && exit $$status
 
+BASE ?= HEAD~1
+
+bench-compare: $(READY)
+	$(BIN)/python -m benchmarks.compare $(BASE)
+
+bench-record: $(READY)
+	$(BIN)/python -m benchmarks.history $(OUT)/benchmark.json
+
 test: $(READY)
 	$(BIN)/python -m pytest
+
+check: lint types
+	$(BIN)/python -m pytest -q -m quick
 
 # The numerical tests under other settings of processor and library, each run with another seed; RUNS=20 says how many.
 RUNS ?= 20
@@ -56,6 +74,11 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(NATIVE) | xargs $(BIN)/clang-format --dry-run -Werror
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format --default-filetype yaml CITATION.cff
+
+types: $(READY)
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
@@ -70,6 +93,15 @@ $(READY): $(SOURCES)
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[train,bench,test,dev]"
 	rm -f $(VENV)/.ready-*
 	touch $@
+
+PYTHONS ?= $(PYTHON)
+TORCHES ?= 2.13.0
+
+wheels: $(READY)
+	$(BIN)/python release/build_wheels.py --python $(PYTHONS) --torch $(TORCHES)
+
+try-installs: $(READY)
+	$(BIN)/python release/try_installs.py --torch "$(TORCH)"
 
 clean:
 	rm -rf build $(OUT) iprm_kernels/*.so iprm_kernels/_build.json

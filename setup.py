@@ -1,8 +1,8 @@
 """Builds the compiled kernels: iprm_kernels._C for the CPU and iprm_kernels._cuda for CUDA devices.
 
 Environment:
-    IPRM_BUILD_CPU        auto (default): build where a C++ compiler and torch are found, else install without and say
-                          why; 1: build or fail; 0: do not build.
+    IPRM_BUILD_CPU        auto (default): build where a C++ compiler is found, else install without and say why, now and
+                          at first use; 1: build or fail; 0: do not build. Without torch, a build fails.
     IPRM_BUILD_CUDA       the same for CUDA, where also nvcc and a torch of its major version are found. No device is
                           needed.
     TORCH_CUDA_ARCH_LIST  the architectures, as torch reads it (default: 8.0;9.0;10.0+PTX, as far as nvcc knows them).
@@ -36,6 +36,10 @@ import build_cuda  # noqa: E402
 
 PACKAGE = "iprm_kernels"
 RECORD = "_build.json"  # in the package: whether each extension was built, why not, and for which torch
+WITHOUT_TORCH = (
+    "the kernels are compiled against torch, which cannot be imported here ({error}): install torch first, or leave "
+    "out --no-build-isolation; IPRM_BUILD_CPU=0 IPRM_BUILD_CUDA=0 installs without kernels"
+)
 SHARED = ("csrc/common", "csrc/recurrence")  # by all extensions
 COMMON = sorted(path.relative_to(ROOT).as_posix() for folder in SHARED for path in (ROOT / folder).glob("*.cpp"))
 
@@ -53,8 +57,19 @@ AVX512 = [*AVX2, "-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mprefe
 AMX = [*AVX512, "-mamx-tile", "-mamx-bf16"]  # granted to a process by Linux alone, see csrc/cpu/dispatch.cpp
 
 
+LAUNCHERS = ("ccache", "sccache")
+
+
+@cache
 def compiler() -> list[str]:
+    """The C++ compiler as CXX names it at the start, with a launcher if one is there."""
     return shlex.split(os.environ.get("CXX", "c++"))
+
+
+def drop_launcher() -> None:
+    """Take ccache out of CXX, which torch reads as the name of one program; it finds ccache on PATH by itself."""
+    if Path(compiler()[0]).name in LAUNCHERS:
+        os.environ["CXX"] = shlex.join(compiler()[1:])
 
 
 def accepts(flags: list[str]) -> bool:
@@ -75,7 +90,11 @@ def instruction_sets() -> dict[str, list[str]]:
 
 
 def obstacle() -> str | None:
-    """Why no extension can be built here, or None."""
+    """Why no extension can be built here, or None. A missing torch is none: that only comes of the order of installing.
+
+    Raises:
+        SystemExit: torch cannot be imported.
+    """
     if sys.platform == "win32":
         return "the kernels need GCC or Clang, which the Windows build of torch does not go with"
     if shutil.which(compiler()[0]) is None:
@@ -83,7 +102,7 @@ def obstacle() -> str | None:
     try:
         import torch.utils.cpp_extension  # noqa: F401
     except Exception as error:
-        return f"torch could not be imported when the package was built ({type(error).__name__}: {error})"
+        raise SystemExit(WITHOUT_TORCH.format(error=f"{type(error).__name__}: {error}")) from error
     return None
 
 
@@ -141,7 +160,8 @@ def record(directory: str | Path, unfinished: str | None = None) -> None:
             import torch
 
             version = torch.__version__
-        entries[name] = {"extension": reason is None, "reason": reason, "torch": version}
+        lost = reason is not None and part.wanted() != "0"
+        entries[name] = {"extension": reason is None, "reason": reason, "lost": lost, "torch": version}
     (Path(directory) / RECORD).write_text(json.dumps(entries))
 
 
@@ -168,8 +188,13 @@ def extension_build() -> type:
     from torch.utils.cpp_extension import BuildExtension
 
     class KernelBuild(BuildExtension):
+        def finalize_options(self) -> None:
+            super().finalize_options()
+            self.force = True  # torch may be another than when build/ was filled, which no timestamp says
+
         def run(self) -> None:
             jobs()  # for the processes torch starts
+            drop_launcher()
             super().run()
             record(ROOT / PACKAGE if self.inplace else Path(self.build_lib) / PACKAGE)
 
@@ -272,10 +297,11 @@ PARTS = {
     "cpu": Part("CPU", "_C", "IPRM_BUILD_CPU", obstacle, cpu_extension),
     "cuda": Part("CUDA", "_cuda", "IPRM_BUILD_CUDA", cuda_obstacle, cuda_extension),
 }
-for part in PARTS.values():
-    part.decide()
-commands = {"build_py": RecordedBuild}
-extensions = [part.extension() for part in PARTS.values() if part.reason is None]
+commands, extensions = {"build_py": RecordedBuild}, []
+if "sdist" not in sys.argv:  # which compiles nothing, and so needs no torch
+    for part in PARTS.values():
+        part.decide()
+    extensions = [part.extension() for part in PARTS.values() if part.reason is None]
 if extensions:
     commands["build_ext"] = extension_build()
 setup(ext_modules=extensions, cmdclass=commands)

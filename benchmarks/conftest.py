@@ -17,12 +17,13 @@ _refused = pytest.StashKey[list]()
 
 
 def pytest_addoption(parser):
-    plan.add_options(parser)
+    plan.add_options(parser.getgroup("iprm", plan.TITLE).addoption)
 
 
 def pytest_configure(config):
     """Results go to results/benchmark.json unless told otherwise; the folder is made first."""
     config.stash[_refused] = []
+    config.option.reportchars += "s"  # why a variant was skipped
     target = config.option.benchmark_json = config.option.benchmark_json or RESULTS
     if not config.option.collectonly:
         Path(target).parent.mkdir(parents=True, exist_ok=True)

@@ -1,14 +1,15 @@
 """Compiles every CUDA kernel for every architecture, without a device, and reads what came out.
 
-    python -m benchmarks.cuda_static                              all instantiations, as a table
+    python -m benchmarks.cuda_static              all instantiations, as a table
     python -m benchmarks.cuda_static --arch 90 --kernel logits
-    python -m benchmarks.cuda_static --built                      reads the installed extension, compiles nothing
+    python -m benchmarks.cuda_static --built      reads the installed extension, compiles nothing
 
-Flags and sources are those of the build. Registers are what ptxas reports; instructions are read from the machine code
-with nvdisasm, which Triton carries. Shared memory is dynamic and counted by the layouts that the kernels carve
-(cuda_shared.cu), at R = 256, 512 and 1024; `-` is more than the architecture has, where a launch takes a smaller tile.
-The exit status is 1 where a register is spilled to memory (LDL, STL), a bfloat16 or float16 kernel of matrix products
-has no tensor-core instruction, there is a static array, no tile fits at R = 1024, or a kernel of products is missing.
+Flags and sources are those of the build. Registers are what ptxas reports; instructions are read
+from the machine code with nvdisasm, which Triton carries. Shared memory is dynamic and counted by
+the layouts that the kernels carve (cuda_shared.cu), at R = 256, 512 and 1024; `-` is more than the
+architecture has, where a launch takes a smaller tile. The exit status is 1 where a register is
+spilled to memory (LDL, STL), a bfloat16 or float16 kernel of matrix products has no tensor-core
+instruction, there is a static array, no tile fits at R = 1024, or a kernel of products is missing.
 """
 
 from __future__ import annotations
@@ -253,7 +254,7 @@ def kernels_of(architectures: Iterable[int], from_built: bool = False) -> list[K
 def main() -> int:
     """Print the table; 1 where anything is wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arch", type=int, nargs="+", default=ARCHITECTURES)
+    parser.add_argument("--arch", type=int, nargs="+", default=ARCHITECTURES, help="default %(default)s")
     parser.add_argument("--kernel", default="", help="only kernels whose name contains this")
     parser.add_argument("--built", action="store_true", help="read the installed extension")
     options = parser.parse_args()

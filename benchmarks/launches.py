@@ -1,10 +1,11 @@
-"""What a forward and a training step ask of a GPU, and how long the processor takes to ask: no GPU is needed.
+"""What a forward and a training step ask of a GPU, and the host's time to ask: no GPU is needed.
 
     python -m benchmarks.launches
     python -m benchmarks.launches --variants "fast[triton],fast[cuda]" --batch 1 --by-name 10
 
-A stub stands in for the device (see benchmarks.stub_cuda): launches are counted, and nothing runs. So the host time is
-that of Python, of PyTorch and of Triton's launcher, without the driver's own. A product of cuBLAS counts as one launch.
+A stub stands in for the device (see benchmarks.stub_cuda): launches are counted, and nothing runs.
+So the host time is that of Python, of PyTorch and of Triton's launcher, without the driver's own. A
+product of cuBLAS counts as one launch.
 """
 
 from __future__ import annotations
@@ -110,13 +111,17 @@ def table(options: argparse.Namespace, point: Point) -> None:
 
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--variants", default=VARIANTS, help="of benchmarks.variants, joined by commas")
+    parser.add_argument(
+        "--variants", default=VARIANTS, help="of benchmarks.variants, joined by commas; default %(default)s"
+    )
     for name, symbol in SYMBOLS.items():
         option = f"--{name.replace('_', '-')}"
-        parser.add_argument(option, type=int, default=getattr(POINT, name), metavar=symbol)
-    parser.add_argument("--dtype", choices=DTYPES, default=POINT.dtype)
-    parser.add_argument("--dropout", action=argparse.BooleanOptionalAction, default=POINT.dropout)
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
+        parser.add_argument(option, type=int, default=getattr(POINT, name), metavar=symbol, help="default %(default)s")
+    parser.add_argument("--dtype", choices=DTYPES, default=POINT.dtype, help="default %(default)s")
+    parser.add_argument(
+        "--dropout", action=argparse.BooleanOptionalAction, default=POINT.dropout, help="default %(default)s"
+    )
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="that are counted; default %(default)s")
     parser.add_argument("--by-name", type=int, default=0, metavar="N", help="the N kernels that are launched most")
     parser.add_argument("--operators", action="store_true", help="count the operators called, too")
     return parser

@@ -1,7 +1,7 @@
 """The measurement of one point: every variant is judged, then those that passed are timed, interleaved.
 
 In each round every variant runs once, so that what the machine does meanwhile falls on all of them alike; the
-order turns by one each round and is reversed in every second, so that none always follows the same one.
+order is reversed in every second round and turns by one after it, so that none always follows the same one.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Outcome:
 
 def order_of(names: list[str], index: int) -> list[str]:
     """The order of the variants in round `index`."""
-    turn = index % len(names)
+    turn = index // 2 % len(names)
     turned = names[turn:] + names[:turn]
     return turned[::-1] if index % 2 else turned
 

@@ -12,7 +12,6 @@ import dataclasses
 import gc
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -68,6 +67,8 @@ def _reset_peak() -> bool:
 
 def _highest() -> int:
     """The peak resident set since the process began, in bytes."""
+    import resource  # of Unix
+
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

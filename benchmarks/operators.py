@@ -37,7 +37,11 @@ def operators(workload: Workload) -> Counter:
 def main() -> None:
     """Print the numbers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--variants", default="reference,fast[cpu]", help="of benchmarks.variants, joined by commas")
+    parser.add_argument(
+        "--variants",
+        default="reference,fast[cpu]",
+        help="of benchmarks.variants, joined by commas; default %(default)s",
+    )
     parser.add_argument("--by-name", type=int, default=0, metavar="N", help="the N that are called most")
     options = parser.parse_args()
     print(f"torch {torch.__version__}, {SMALL.label}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +28,7 @@ AXES = {
     "threads": ("CPU threads", str(os.cpu_count() or 1)),
 }
 """Each axis of the sweep: its help and its default values. Every combination of values is a point."""
+TITLE = "sweeps over the mechanism's sizes (comma-separated lists)"
 MEASURED = (*STEPS, "memory")
 SHORT_OPS, HEADLINE_OPS, GROWN_OPS = "1,6,16", "6", 32
 
@@ -50,19 +51,18 @@ class Case:
         return f"{self.measured}-{self.point.label}-{self.variant}"
 
 
-def add_options(parser) -> None:
-    """The sweep's options, added to pytest's."""
-    group = parser.getgroup("iprm", "sweeps over the mechanism's sizes (comma-separated lists)")
+def add_options(add: Callable) -> None:
+    """The sweep's options, by the `addoption` of a group of pytest's parser, or the `add_argument` of argparse's."""
     for axis, (help_text, default) in AXES.items():
         flag = "--" + axis.replace("_", "-")
-        group.addoption(flag, dest=f"iprm_{axis}", metavar="LIST", help=f"{help_text}; default {default}")
-    group.addoption("--device", dest="iprm_device", help="cpu or cuda; default cuda where there is one")
-    group.addoption("--variants", dest="iprm_variants", metavar="LIST", help="default: all that can run")
-    group.addoption("--measured", dest="iprm_measured", default=",".join(MEASURED), metavar="LIST")
-    group.addoption("--rounds", dest="iprm_rounds", type=int, default=7, help="fewest timed rounds")
-    group.addoption("--seconds", dest="iprm_seconds", type=float, help="time for a point's rounds; default 20, short 5")
-    group.addoption("--short", dest="iprm_short", action="store_true", help="K = 1, 6, 16; no torch.compile, no eager")
-    group.addoption(
+        add(flag, dest=f"iprm_{axis}", metavar="LIST", help=f"{help_text}; default {default}")
+    add("--device", dest="iprm_device", help="cpu or cuda; default cuda where there is one")
+    add("--variants", dest="iprm_variants", metavar="LIST", help="default: all that can run")
+    add("--measured", dest="iprm_measured", default=",".join(MEASURED), metavar="LIST")
+    add("--rounds", dest="iprm_rounds", type=int, default=7, help="fewest timed rounds")
+    add("--seconds", dest="iprm_seconds", type=float, help="time for a point's rounds; default 20, short 5")
+    add("--short", dest="iprm_short", action="store_true", help="K = 1, 6, 16; no torch.compile, no eager")
+    add(
         "--headline",
         dest="iprm_headline",
         action="store_true",

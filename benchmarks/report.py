@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
-from benchmarks import goals as goals_module
 from benchmarks.plan import AXES
-from benchmarks.plots import draw_group
 from benchmarks.records import grouped, load, loads
 from benchmarks.tables import page
+from iprm_kernels.extras import extra
+
+with extra("bench", __name__):
+    from benchmarks.plots import draw_group
 
 
-def write(source: Path, folder: Path, over: str = "num_ops") -> tuple[Path, bool]:
+def write(source: Path, folder: Path, over: str = "num_ops", training: Path | None = None) -> Path:
     """Write `benchmark.md` and its plots.
 
     Args:
         source: the JSON.  folder: made where it is missing.  over: the axis that tables and plots run over.
+        training: the record of the side-by-side training, shown beside; None for none.
     Returns:
-        the page, and whether all goals that it could check are met.
+        the page.
     Raises:
         ValueError: the file holds no record of these sweeps.
     """
@@ -32,22 +36,28 @@ def write(source: Path, folder: Path, over: str = "num_ops") -> tuple[Path, bool
     for index, (point, group) in enumerate(groups.items(), 1):
         suffix = f"-{index}" if len(groups) > 1 else ""
         plots[point] = draw_group(group, point, over, folder, suffix)
-    goals = goals_module.goals_of(records)
+    trained = json.loads(training.read_text()) if training else None
     target = folder / "benchmark.md"
-    target.write_text(page(records, over, loads(source), goals_module.goals_table(goals), plots))
-    return target, all(goal.met for found in goals.values() for goal in found)
+    target.write_text(page(records, over, loads(source), trained, plots))
+    return target
+
+
+OVER = f"axis of tables and plots: {', '.join(AXES)}; default %(default)s"
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
     parser.add_argument("json", type=Path, help="what pytest wrote to --benchmark-json")
-    parser.add_argument("--out", type=Path, default=Path("results"), help="folder of the page and plots")
-    parser.add_argument("--over", choices=list(AXES), default="num_ops", help="axis of tables and plots")
-    parser.add_argument("--check", action="store_true", help="fail where a goal is missed")
+    parser.add_argument(
+        "--out", type=Path, default=Path("results"), help="folder of the page and plots; default %(default)s"
+    )
+    parser.add_argument("--over", choices=list(AXES), default="num_ops", metavar="AXIS", help=OVER)
+    parser.add_argument("--training", type=Path, help="record of the side-by-side training; default train.json beside")
     options = parser.parse_args(arguments)
-    target, met = write(options.json, options.out, options.over)
-    print(target)
-    return 1 if options.check and not met else 0
+    beside = options.json.with_name("train.json")
+    training = options.training or (beside if beside.exists() else None)
+    print(write(options.json, options.out, options.over, training))
+    return 0
 
 
 if __name__ == "__main__":

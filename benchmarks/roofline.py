@@ -1,17 +1,21 @@
-"""What the cores must cost on a card: bytes, operations and launches counted, and the time they predict.
+"""What the cores must cost on a card: bytes, operations and launches, and the times they predict.
 
     python -m benchmarks.roofline
-    python -m benchmarks.roofline --num-ops 1,6,16,32 --batch 64 --dim 512 --reduction 2 --dtype bfloat16 --cards H100
+    python -m benchmarks.roofline --num-ops 1,6,16,32 --batch 64 --dim 512 --cards H100
 
 Every figure is *predicted*: nothing here ran on a card. Three columns for each core and pass:
 
-    floor      the larger of operations / peak and compulsory bytes / bandwidth: inputs read once, outputs written once
-    ours       the launches of the Triton kernels: for each, the larger of the two, never less than a launch
-    published  the published form in eager PyTorch: one launch an operator, every intermediate written and read
+    floor      the larger of operations / peak and compulsory bytes / bandwidth: inputs read once,
+               outputs written once
+    ours       the launches of the Triton kernels: for each, the larger of the two, never less than
+               a launch
+    published  the published form in eager PyTorch: one launch an operator, every intermediate
+               written and read
 
-Rules of the count: a tensor that a launch reads or writes moves once between the chip and its memory, even where it
-could stay in the second-level cache; products run at PEAK_SHARE of the datasheet's dense peak and memory at
-BANDWIDTH_SHARE, the same for ours and the published form; elementwise operations count as bytes only.
+Rules of the count: a tensor that a launch reads or writes moves once between the chip and its
+memory, even where it could stay in the second-level cache; products run at PEAK_SHARE of the
+datasheet's dense peak and memory at BANDWIDTH_SHARE, the same for ours and the published form;
+elementwise operations count as bytes only.
 """
 
 from __future__ import annotations
@@ -332,12 +336,14 @@ def _times(times: list[float]) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cards", default=",".join(CARDS))
-    parser.add_argument("--num-ops", default="1,2,4,6,8,12,16,32")
+    parser.add_argument("--cards", default=",".join(CARDS), help="default %(default)s")
+    parser.add_argument("--num-ops", default="1,2,4,6,8,12,16,32", help="default %(default)s")
     for flag, default in (("batch", 64), ("visual-tokens", 196), ("language-tokens", 24), ("dim", 512), ("window", 2)):
-        parser.add_argument(f"--{flag}", type=int, default=default)
-    parser.add_argument("--reduction", type=int, default=2)
-    parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16", "float16"))
+        parser.add_argument(f"--{flag}", type=int, default=default, help="default %(default)s")
+    parser.add_argument("--reduction", type=int, default=2, help="default %(default)s")
+    parser.add_argument(
+        "--dtype", default="bfloat16", choices=("float32", "bfloat16", "float16"), help="default %(default)s"
+    )
     o = parser.parse_args(arguments)
     sizes = [
         Sizes(o.batch, int(k), o.visual_tokens, o.language_tokens, o.dim, o.reduction, o.window, o.dtype)

@@ -124,19 +124,39 @@ of weights and inputs; a variant whose error is typically more than {ALLOWED:g} 
 """
 
 
+def training_section(record: dict) -> str:
+    """The side-by-side training end to end: accuracy, time and memory of both modules."""
+    conditions, given, costs = record["conditions"], record["arguments"], record["cost"]
+    rows = {
+        "validation accuracy, %": [100 * record["accuracy"][variant]["overall"] for variant in costs],
+        "mean loss of the last 20 steps": [cost["final_loss"] for cost in costs.values()],
+        "seconds of all steps": [cost["seconds"] for cost in costs.values()],
+    }
+    for name in costs["reference"]["peak_memory"]:
+        rows[f"a step's extra memory, {name}, MB"] = [cost["peak_memory"][name] / 1e6 for cost in costs.values()]
+    lines = [f"| {' | '.join([name, *map(number, values)])} |" for name, values in rows.items()]
+    head = [f"| end to end | {' | '.join(f'`{variant}`' for variant in costs)} |", f"| :-- |{' --: |' * len(costs)}"]
+    text = (
+        f"{given['steps']} steps of {given['batch_size']} questions, {record['sizes']['val_questions']} to validate; "
+        f"{conditions['device_name']}, threads: {conditions['threads']}, {conditions['dtype']}, "
+        f"{conditions['kernels']} kernels, torch {conditions['torch']}."
+    )
+    return "\n".join(["## Training side by side\n", f"{text}\n", *head, *lines]) + "\n"
+
+
 def page(
     records: list[Record],
     over: str,
     load: tuple[float, float] | None,
-    goals: str,
+    training: dict | None,
     plots: dict[Point, list[str]],
 ) -> str:
     """The whole report."""
     parts = ["# Benchmarks\n", conditions_list(records, load) + "\n", LEGEND]
-    if goals:
-        parts.append(f"## Goals\n\n{goals}\n")
     for point, group in grouped(records, over).items():
         pictures = "\n".join(f"![{name}]({name})" for name in plots.get(point, []))
         parts.append(f"## {sizes(point, over)}\n\n{group_table(group, over)}\n")
         parts += [pictures + "\n"] if pictures else []
+    if training:
+        parts.append(training_section(training))
     return "\n".join([*parts, refused_list(records)]).rstrip() + "\n"

@@ -103,7 +103,7 @@ def _show(axes: Axes, column: Column, step: int) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     if not column.square:
-        axes.set_yticks(_ticks(len(image)), [k + 1 for k in _ticks(len(image))], fontsize=SMALL)
+        axes.set_yticks(_ticks(len(image)), [str(k + 1) for k in _ticks(len(image))], fontsize=SMALL)
     if step == 0:
         axes.set_title(column.title, fontsize=SMALL + 2)
 

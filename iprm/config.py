@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -106,7 +107,7 @@ class IPRMConfig:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            self._check(field.name, field.type, getattr(self, field.name))
+            self._check(field.name, str(field.type), getattr(self, field.name))
         if self.dim % self.reduction:
             raise ValueError(f"reduction: expected a divisor of dim = {self.dim}, got {self.reduction}")
         if self.execution == "full":
@@ -116,7 +117,7 @@ class IPRMConfig:
                     raise ValueError(f"{name}: expected {default!r} unless execution = 'simple', got {value!r}")
 
     @staticmethod
-    def _check(name: str, kind: str, value: object) -> None:
+    def _check(name: str, kind: str, value: Any) -> None:
         types = {"int": int, "bool": bool, "str": str, "float": (int, float)}[kind]
         if not isinstance(value, types) or (isinstance(value, bool) and kind != "bool"):
             raise TypeError(f"{name}: expected {kind}, got {value!r} ({type(value).__name__})")

@@ -8,6 +8,7 @@ reference does.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,9 @@ STAGES = {
 
 def map_of(layer: nn.Module) -> Map | None:
     """What the op reads of a layer, None of one that does nothing."""
-    return None if isinstance(layer, nn.Identity) else Map(parameter_of(layer, "weight"), bias_of(layer))
+    if isinstance(layer, nn.Identity):
+        return None
+    return Map(parameter_of(layer, "weight"), bias_of(layer))  # pyright: ignore[reportArgumentType] - it is plain
 
 
 STATELESS = {nn.Linear, nn.LayerNorm, nn.Identity, nn.ModuleList, reference.InitialMemory, reference.Readout}
@@ -86,7 +89,7 @@ class IPRM(reference.IPRM):
         """`iprm.reference.IPRM.forward`."""
         inputs = (language, summary, visual, language_mask, visual_mask)
 
-        def forward(module: IPRM, *inputs: Tensor | None) -> Tensor | tuple[Tensor, Attention]:
+        def forward(module: IPRM, *inputs: Any) -> Tensor | tuple[Tensor, Attention]:
             return super().forward(*inputs, return_attention=return_attention)
 
         if self.graphs is None or not self._is_capturable():
@@ -158,7 +161,7 @@ class IPRM(reference.IPRM):
 
     def _weights(self) -> Weights:
         """What the op reads."""
-        maps = {name: map_of(norm) for name, norm in self._norms().items()}
+        maps: dict[str, Any] = {name: map_of(norm) for name, norm in self._norms().items()}
         for stage in (self.formation, self.execution, self.composition):
             for name, layer in stage._modules.items():
                 if layer is None:

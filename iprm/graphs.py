@@ -12,6 +12,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +26,13 @@ DEVICE = "cuda"
 WARM_UPS = 3  # as torch's own capture does: libraries choose algorithms and allocate, kernels are compiled and tuned
 CAPTURING = threading.Lock()  # torch captures one graph at a time in a process
 
+T = TypeVar("T")
 Some = Tensor | None
 Forward = Callable[..., Tensor | tuple]
 """(module, *inputs) -> outputs: runs on the device alone, without waiting for it."""
 
 # From torch 2.8 on; before, nothing tells whether saved tensors are hooked, and no step is captured.
-saved_tensor_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+saved_tensor_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def replica(module: nn.Module, weights: Sequence[Tensor]) -> nn.Module:
@@ -54,14 +56,14 @@ def places(weights: Sequence[Tensor]) -> tuple:
 
 def is_mapped(gradient: Some) -> bool:
     """Whether it is one of many that `torch.autograd.grad(is_grads_batched=True)` was given."""
-    return gradient is not None and torch._C._functorch.is_legacy_batchedtensor(gradient)
+    return gradient is not None and torch._C._functorch.is_legacy_batchedtensor(gradient)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def wants_gradient(x: Some) -> bool:
+def wants_gradient(x: Some) -> TypeGuard[Tensor]:
     return isinstance(x, Tensor) and x.requires_grad
 
 
-def spread(found: Sequence[Tensor], like: Sequence[Some], where: Callable[[Some], bool]) -> list[Some]:
+def spread(found: Sequence[Some], like: Sequence[Some], where: Callable[[Some], bool]) -> list[Some]:
     """The tensors at those places of `like` `where` it holds, None at the others."""
     rest = iter(found)
     return [next(rest) if where(x) else None for x in like]
@@ -86,7 +88,7 @@ def warm_up(run: Callable, device: torch.device) -> None:
     torch.cuda.current_stream().wait_stream(side)
 
 
-def capture(run: Callable, pool: tuple | None = None) -> tuple[torch.cuda.CUDAGraph, Tensor | tuple]:
+def capture(run: Callable[[], T], pool: torch.cuda._POOL_HANDLE | None = None) -> tuple[torch.cuda.CUDAGraph, T]:
     """The graph of a run, and what the run returned, which each replay writes anew."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):  # other threads may use the device
@@ -118,7 +120,7 @@ class Captured:
     def _fill(self, inputs: Sequence[Some]) -> None:
         for buffer, x in zip(self.inputs, inputs, strict=True):
             if buffer is not None:
-                buffer.copy_(x)
+                buffer.copy_(x)  # pyright: ignore[reportArgumentType] - None where its buffer is
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
@@ -161,7 +163,7 @@ class CapturedStep(Captured):
         # gradients, which would remember the stream of the capture.
         leaves = [w.detach().requires_grad_(w.requires_grad) for w in module.parameters()]
         for buffer, x in zip(self.inputs, inputs, strict=True):
-            if wants_gradient(x):
+            if buffer is not None and wants_gradient(x):
                 buffer.requires_grad_()
         self.forward, self.module, self.places = forward, replica(module, leaves), places(leaves)
         variables = [*self.inputs, *leaves]
@@ -182,7 +184,7 @@ class CapturedStep(Captured):
         outputs, self.structure = tree_flatten(outputs)
         differentiable = [x for x in outputs if wants_gradient(x)]
         d_outputs = [torch.zeros_like(x) for x in differentiable]
-        found = [None] * len(wanted)
+        found: Sequence[Some] = [None] * len(wanted)
         if differentiable:
             # One pool: the backward takes the memory of what it has read, so each forward has one backward.
             run = functools.partial(backward, differentiable, d_outputs)
@@ -212,7 +214,7 @@ class CapturedStep(Captured):
             self.graph.replay()
             return copies(self.outputs)
 
-    def replay_backward(self, lease: Lease, tensors: Sequence[Some], d_outputs: Sequence[Some]) -> list[Some] | None:
+    def replay_backward(self, lease: Lease, tensors: Sequence[Any], d_outputs: Sequence[Some]) -> list[Some] | None:
         """The gradients of inputs and weights, as copies; None where the activations are gone."""
         if places(tensors[len(self.inputs) :]) != self.places:
             return None
@@ -226,7 +228,7 @@ class CapturedStep(Captured):
             self.backward_graph.replay()
             return copies(self.d_variables)
 
-    def backward_anew(self, lease: Lease, tensors: Sequence[Some], d_outputs: Sequence[Some]) -> list[Some]:
+    def backward_anew(self, lease: Lease, tensors: Sequence[Any], d_outputs: Sequence[Some]) -> list[Some]:
         """The gradients without graphs, by another forward; with a graph of their own in grad mode (`create_graph`)."""
         create_graph = torch.is_grad_enabled()
         with torch.enable_grad():  # of views, as hooks of the tensors themselves are for the pass that this is part of

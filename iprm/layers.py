@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules import module as torch_module
 from torch.nn.utils.parametrize import type_before_parametrizations
+from torch.utils.module_tracker import ModuleTracker
 
 PLAIN = (nn.Linear, nn.LayerNorm, nn.Identity)
 TENSORS = (Tensor, nn.Parameter, FakeTensor)
@@ -25,9 +27,14 @@ def has_hooks(module: nn.Module) -> bool:
     """Whether calling the module runs more than its class's forward: its own hooks, global ones, another forward."""
     m, every = module, torch_module
     own = m._forward_pre_hooks or m._forward_hooks or m._backward_pre_hooks or m._backward_hooks
-    shared = every._global_forward_pre_hooks or every._global_forward_hooks
-    shared = shared or every._global_backward_pre_hooks or every._global_backward_hooks
-    return bool(own or shared or "forward" in m.__dict__)
+    shared = every._global_backward_pre_hooks or every._global_backward_hooks
+    around = (*every._global_forward_pre_hooks.values(), *every._global_forward_hooks.values())
+    return bool(own or shared or "forward" in m.__dict__ or not all(map(only_follows, around)))
+
+
+def only_follows(hook: Callable) -> bool:
+    """Whether a hook does no more than follow which module runs, as those of torch's `FlopCounterMode` do."""
+    return isinstance(getattr(hook, "__self__", None), ModuleTracker)
 
 
 def parameter_of(layer: nn.Module, name: str) -> Tensor | None:
@@ -42,13 +49,13 @@ def why_not_plain(layer: nn.Module) -> str | None:
     if kind not in PLAIN:
         kind = type_before_parametrizations(layer)
     if kind not in PLAIN:
-        return f"is a {type(layer).__name__}"
+        return f"is a {type(layer).__module__}.{type(layer).__name__}"
     if has_hooks(layer):
         return "has a hook, or a forward of its own"
     if kind is nn.Identity:
         return None
     weight = parameter_of(layer, "weight")
-    if type(weight) not in TENSORS or weight.layout != torch.strided:
+    if weight is None or type(weight) not in TENSORS or weight.layout != torch.strided:
         return f"has a {type(weight).__name__} as its weight"
     if kind is nn.LayerNorm and layer.bias is None:
         return "has no bias"

@@ -329,7 +329,7 @@ def _places_of(config: IPRMConfig) -> Places:
     places: Places = {}
     for ours, theirs in (layer_pairs(config) | bare_pairs(config)).items():
         *way, leaf = ours.split(".")
-        node = places
+        node: Any = places
         for name in way:
             node = node.setdefault(name, {})
         node[leaf] = theirs
@@ -351,10 +351,11 @@ def _filled(hollow: nn.Module, places: Places, root: nn.Module) -> nn.Module:
 
     A shallow copy of each attribute dictionary, as no module can be constructed in a traced graph.
     """
-    children, parameters = dict(hollow._modules), dict(hollow._parameters)
+    children: dict[str, Any] = dict(hollow._modules)
+    parameters: dict[str, Any] = dict(hollow._parameters)
     for name, place in places.items():
         if isinstance(place, dict):
-            children[name] = _filled(hollow._modules[name], place, root)
+            children[name] = _filled(children[name], place, root)
             continue
         found = _registered(root, place)
         if isinstance(found, nn.Module):
@@ -408,6 +409,8 @@ class Recurrent_Memory_Attention_Module(nn.Module):
         "inter", "start": None, as in the published code.
     """
 
+    _hollow: nn.Module
+
     def __init__(self, dim: int, cfg: Any, backend: str = "auto"):
         super().__init__()
         self.config = config_from_official(cfg)
@@ -427,17 +430,18 @@ class Recurrent_Memory_Attention_Module(nn.Module):
         self.attentions = self._record(None)
 
     def _record(self, attention: Attention | None) -> dict[str, Tensor | None]:
-        record = dict.fromkeys(("text", "image", "inter", "start", "inter_mem_op", "final_pool_attn_wt"))
+        names = ("text", "image", "inter", "start", "inter_mem_op", "final_pool_attn_wt")
+        record: dict[str, Tensor | None] = dict.fromkeys(names)
         if attention is None:
             return record
         c = self.config
-        language, visual, operations, readout = (a if a is None else a.detach() for a in attention)
-        record["text"], record["image"] = language[..., None], visual[..., None]
+        record["text"] = attention.language.detach()[..., None]
+        record["image"] = attention.visual.detach()[..., None]
         if c.composition:
             columns = c.num_ops * (1 + min(c.window, c.num_steps))
-            record["inter_mem_op"] = operations[..., :columns, None]
-        if readout is not None:
-            record["final_pool_attn_wt"] = readout[:, None, :, None]
+            record["inter_mem_op"] = attention.operations.detach()[..., :columns, None]
+        if attention.readout is not None:
+            record["final_pool_attn_wt"] = attention.readout.detach()[:, None, :, None]
         return record
 
     def forward(

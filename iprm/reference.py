@@ -7,7 +7,7 @@ tokens, and every linear map carries its letter.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -133,7 +133,8 @@ class Formation(nn.Module):
     def query(self, O: Tensor, E: Tensor, drop: Draw) -> Tensor:
         """q (B, K, D)."""
         c = self.config
-        F2 = self.F2[drop.step] if c.per_step_query else self.F2
+        F2: Any = self.F2  # one map, or one for each step
+        F2 = F2[drop.step] if c.per_step_query else F2
         φ_l, φ_g = ACTIVATIONS[c.formation_activation], ACTIVATIONS[c.result_query_activation]
         q = F2(drop(φ_l(self.F1(O)), c.formation_dropout, Role.FORMATION_HIDDEN))
         if c.query_from_results == "none":
@@ -157,6 +158,8 @@ class Execution(nn.Module):
         super().__init__()
         D, R = config.dim, config.reduced_dim
         self.config = config
+        self.We: Any  # one map, or a list of two
+        self.Wz: Any
         if config.execution == "full":
             self.Wk = linear(D, R)
             self.C1, self.C2 = linear(2 * R, R), linear(R, R)
@@ -400,7 +403,9 @@ class IPRM(nn.Module):
         O, E = self.memory(summary, visual)
         O, E, attention = self._recurrence(O, E, language, visual, language_mask, visual_mask, return_attention)
         result, a_readout = self.readout(O, E, summary)
-        return (result, Attention(*attention, a_readout)) if return_attention else result
+        if not return_attention:
+            return result
+        return result, Attention(*attention, a_readout)  # pyright: ignore[reportCallIssue] - the three are there
 
     def _recurrence(
         self,

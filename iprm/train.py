@@ -1,10 +1,11 @@
 """Train a question-answering model, or go on with a training that stopped.
 
-    python -m iprm.train small                                 # on generated questions: half an hour on a core
+    python -m iprm.train small                   # on generated questions: half an hour on a core
     python -m iprm.train my.yaml training.lr=0.0005 folder=build/other
 
-The configuration is `iprm.vqa.training.config.Config`: a file, or the name of one in `iprm/vqa/training/configs/`.
-Under `torchrun --nproc-per-node=2 -m iprm.train ...` the processes train one model together.
+The configuration is `iprm.vqa.training.config.Config`: a file, or the name of one in
+`iprm/vqa/training/configs/`. Under `torchrun --nproc-per-node=2 -m iprm.train ...` the processes
+train one model together.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from iprm_kernels.extras import extra
 
-from iprm.vqa.training import config as configs
-from iprm.vqa.training.config import Config, configuration
-from iprm.vqa.training.run import QUIET, train
+with extra("train", __name__):
+    from rich.console import Console
+    from rich.table import Table
+
+    from iprm.vqa.training import config as configs
+    from iprm.vqa.training.config import Config, configuration
+    from iprm.vqa.training.run import QUIET, train
 
 PACKAGED = {path.stem: path for path in Path(configs.__file__).parent.glob("configs/*.yaml")}
 
@@ -60,13 +64,13 @@ def main(argv: list[str] | None = None) -> int:
     console = Console() if os.environ.get("RANK", "0") == "0" else QUIET
     try:
         trained = train(_config(parser.parse_args(argv).arguments), console)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ModuleNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupted:
         print(f"interrupted: {str(interrupted) or 'no step was under way'}", file=sys.stderr)
         return 130
-    result = trained.result
+    result: dict[str, Any] = trained.result  # pyright: ignore[reportAssignmentType] - it has finished
     console.print(_table(result))
     console.print(f"{trained.folder}: {result['steps']} steps, {result['steps_per_second']:.1f} a second")
     return 0

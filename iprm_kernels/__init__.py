@@ -1,6 +1,7 @@
 """The iterative and parallel reasoning mechanism on fused kernels, and its attention cores: tensors in, tensors out.
 
-Importing this package registers the operators `torch.ops.iprm.*`; it compiles nothing and touches no device.
+Importing this package registers the operators `torch.ops.iprm.*`, and with torch's `FlopCounterMode` what they count
+as; it compiles nothing and touches no device.
 """
 
 from iprm_kernels.backends import reasons
@@ -8,6 +9,7 @@ from iprm_kernels.composition import composition
 from iprm_kernels.dropout import dropout
 from iprm_kernels.dropped_execution import execution_dropped, execution_simple_dropped
 from iprm_kernels.execution import execution, execution_simple
+from iprm_kernels.flops import register_formulas
 from iprm_kernels.formation import formation
 from iprm_kernels.recurrence import Attentions, recurrence
 from iprm_kernels.steps.weights import Activations, Epsilons, Map, Rates, Weights
@@ -29,3 +31,5 @@ __all__ = [
     "reasons",
     "recurrence",
 ]
+
+register_formulas()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +24,7 @@ from iprm_kernels.execution import check_shared, register
 
 _OPTIONS = "Tensor seed, int step, float p_visual, float p_product, float p_attention, str activation"
 
-Run = Callable[..., Tensor | tuple]
+Run = Callable[..., Any]
 """Runs an op by its name, on some backend: `_registered` and `_algebra` give the forms below theirs."""
 
 

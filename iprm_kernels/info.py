@@ -1,8 +1,10 @@
-"""What is installed and what can run here: `python -m iprm_kernels.info`."""
+"""What is installed and what can run here: `python -m iprm_kernels.info`, for programs with `--json`."""
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
+import json
 import platform
 from collections.abc import Callable
 from types import ModuleType
@@ -13,12 +15,24 @@ from iprm_kernels.backends import BACKENDS, cpu, cuda, reasons
 from iprm_kernels.backends import devices as cards
 
 
-def version_of(package: str) -> str:
-    """Its installed version, or "not installed"."""
+def version_of(package: str) -> str | None:
+    """Its installed version, or None."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+        return None
+
+
+def versions() -> dict[str, str | None]:
+    """Of everything that decides what can run; None of what is not there."""
+    return {
+        "iprm-kernels": version_of("iprm-kernels"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "CUDA of torch": torch.version.cuda,
+        "triton": version_of("triton"),
+        "numpy": version_of("numpy"),
+    }
 
 
 def devices() -> list[str]:
@@ -40,7 +54,7 @@ def extension_facts(load: Callable[[], tuple[ModuleType | None, str | None]]) ->
     """What an extension was built with, or why there is none."""
     extension, reason = load()
     if extension is None:
-        return {"not usable": reason}
+        return {"not usable": str(reason)}
     facts = extension.build_info().items()
     return {
         name.replace("_", " "): ", ".join(value) if isinstance(value, list) else str(value) for name, value in facts
@@ -72,14 +86,7 @@ def backend_states(device: str) -> dict[str, str]:
 def report() -> dict[str, dict[str, str]]:
     """Sections of labelled facts: versions, builds, and for each device what each backend serves or why it does not."""
     sections = {
-        "versions": {
-            "iprm-kernels": version_of("iprm-kernels"),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "CUDA of torch": str(torch.version.cuda),
-            "triton": version_of("triton"),
-            "numpy": version_of("numpy"),
-        },
+        "versions": {name: version or "none" for name, version in versions().items()},
         "CPU extension": cpu_facts(),
         "CUDA extension": cuda_facts(),
     }
@@ -88,8 +95,37 @@ def report() -> dict[str, dict[str, str]]:
     return sections
 
 
-def main() -> None:
+def record() -> dict[str, dict]:
+    """What the report says, for programs. Keys stay what they are; others may join them.
+
+    versions    package -> version, null where there is none
+    extensions  "cpu", "cuda" -> what it was built with, or {"not usable": why}, see `extension_facts`
+    devices     "cpu", "cuda:0", ... -> {"description": text, "backends": {name: {"usable": bool, "says": text}}},
+                backends best first; `says` is what a usable one serves, or why the backend cannot run
+    """
+    return {
+        "versions": versions(),
+        "extensions": {"cpu": cpu_facts(), "cuda": cuda_facts()},
+        "devices": {
+            device: {
+                "description": describe_device(device),
+                "backends": {
+                    name: {"usable": not why, "says": why or BACKENDS[name].limits(torch.device(device))}
+                    for name, why in reasons(device).items()
+                },
+            }
+            for device in devices()
+        },
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
     """Print the report."""
+    parser = argparse.ArgumentParser(prog="python -m iprm_kernels.info", description="What can run here, and why not.")
+    parser.add_argument("--json", action="store_true", help="print one JSON object; default: a text")
+    if parser.parse_args(argv).json:
+        print(json.dumps(record(), indent=1))
+        return
     for title, facts in report().items():
         print(title)
         for name, value in facts.items():

@@ -5,13 +5,15 @@ Since torch 2.9 there are two sets of switches, and reading the older one raises
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 
 def float32_products(device_type: str) -> str:
     """ "ieee" where a product of float32 matrices rounds no operand on this type of device ("cuda" or "cpu"), "tf32" or
     "bf16" where it may round them to that."""
-    backend = torch.backends.cuda if device_type == "cuda" else torch.backends.mkldnn
+    backend: Any = torch.backends.cuda if device_type == "cuda" else torch.backends.mkldnn
     if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
         found = backend.matmul.fp32_precision
         return "ieee" if found == "none" else found

@@ -144,9 +144,7 @@ def _replayed(inputs: tuple, options: list, grads: tuple, needs: list[bool]) -> 
     O, E, language, language_mask, visual, visual_mask, weights = inputs
     with torch.enable_grad(), without_autocast(O.device):
         # Views: where one tensor stands in two places, each place has a gradient of its own.
-        O, E, language, visual, *weights = leaves = [
-            None if t is None else t.view_as(t) for t in (O, E, language, visual, *weights)
-        ]
+        O, E, language, visual, *weights = leaves = [t.view_as(t) for t in (O, E, language, visual, *weights)]
         outputs = eager.recurrence(
             O, E, language, language_mask, visual, visual_mask, weights, *options, False
         )  # fmt: skip
@@ -253,7 +251,7 @@ def check_arguments(O, E, language, visual, weights: Weights, language_mask, vis
     shapes = weights.shapes(D)
     for name, m in zip(weights._fields, weights, strict=True):
         shape = shapes[name]
-        for i, one in enumerate(m if name == "F2" else () if m is None else (m,)):
+        for i, one in enumerate((m,) if isinstance(m, Map) else m or ()):
             if not (is_tensor(one.weight, shape, *like) and is_tensor(one.bias, shape[:1], *like)):
                 label = f"weights.F2[{i}]" if name == "F2" else f"weights.{name}"
                 check_tensor(f"{label}.weight", one.weight, shape, *like)

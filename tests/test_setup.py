@@ -1,7 +1,8 @@
-"""The build switch: a missing compiler gives a pure-Python package that says why, or a loud failure when asked."""
+"""The build: without a compiler a pure-Python package that says why, or a failure when asked; never without torch."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -33,6 +34,7 @@ def test_without_a_compiler_it_builds_pure_python_and_records_why(tmp_path):
     record = json.loads((tmp_path / "lib/iprm_kernels/_build.json").read_text())
     for backend in ("cpu", "cuda"):
         assert record[backend]["extension"] is False
+        assert record[backend]["lost"] is True
         assert MISSING in record[backend]["reason"]
     assert (tmp_path / "lib/iprm/fast.py").exists()
     assert not list((tmp_path / "lib").rglob("*.so"))
@@ -51,6 +53,59 @@ def test_an_unknown_switch_is_refused(switch, value):
     run = setup("--name", **{switch: value})
     assert run.returncode != 0
     assert f"{switch}: expected auto, 0 or 1, got {value!r}" in run.stderr
+
+
+def without_torch(folder: Path) -> dict[str, str]:
+    """Variables under which torch cannot be imported."""
+    (folder / "torch.py").write_text("raise ImportError('no torch here')")
+    return {"PYTHONPATH": str(folder)}
+
+
+def test_a_build_without_torch_fails_and_says_what_to_do(tmp_path):
+    run = setup("--name", **without_torch(tmp_path))
+    assert run.returncode != 0
+    assert "(ImportError: no torch here): install torch first" in run.stderr
+
+
+def test_a_source_distribution_needs_no_torch(tmp_path):
+    run = setup("-q", "sdist", "--help", IPRM_BUILD_CPU="1", **without_torch(tmp_path))
+    assert run.returncode == 0, run.stderr
+    assert not run.stderr
+
+
+def test_a_build_that_was_switched_off_is_not_recorded_as_lost(tmp_path):
+    off = dict.fromkeys(SWITCHES, "0")
+    run = setup("build", "--build-base", str(tmp_path), "--build-lib", str(tmp_path / "lib"), **off)
+    assert run.returncode == 0, run.stderr
+    record = json.loads((tmp_path / "lib/iprm_kernels/_build.json").read_text())
+    assert [record[backend]["lost"] for backend in ("cpu", "cuda")] == [False, False]
+
+
+@pytest.fixture
+def backend(monkeypatch):
+    """A fresh build_backend, whose additions to the path end with the test."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    spec = importlib.util.spec_from_file_location("fresh_build_backend", ROOT / "build_backend.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_what_isolation_hides_is_found_and_what_it_shows_is_not(backend, monkeypatch, tmp_path):
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    paths = backend.installed_path()
+    assert str(tmp_path) not in paths
+    assert str(Path(torch.__file__).parents[1]) in paths
+
+
+def test_torch_is_required_where_it_is_not_seen(backend, monkeypatch):
+    assert backend.get_requires_for_build_wheel() == []
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert backend.get_requires_for_build_wheel() == backend.get_requires_for_build_editable() == ["torch"]
+    assert backend.get_requires_for_build_sdist() == []
+    for switch in SWITCHES:
+        monkeypatch.setenv(switch, "0")
+    assert backend.get_requires_for_build_wheel() == []
 
 
 @pytest.mark.parametrize("switch", SWITCHES)

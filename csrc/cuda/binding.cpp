@@ -393,7 +393,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> execution_simple_backward(
     const Tensor sum_w = allocate({pairs.B, tiles, pairs.R}, floats(key), computed);
     call.check(
         simple_backward(call.launch, pairs, floats_in(ds), out(d_keys), floats_out(sum_query), floats_out(sum_w)));
-    return {d_keys, sum_query.sum(1).to(key.scalar_type()), sum_w.sum({0, 1}).to(key.scalar_type()), d_tokens};
+    return {d_keys, sum_query.sum(1).to(key.scalar_type()), sum_w.sum(at::IntArrayRef({0, 1})).to(key.scalar_type()),
+            d_tokens};
 }
 
 // --- 3. Composition

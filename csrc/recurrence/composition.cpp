@@ -175,7 +175,7 @@ void Composition::query_back(int64_t t, const Tensor& d_query, const Tensor& d_g
         run_.row("folded", t, d_query);
         Products gated{{{{&run_.w["Ko"], d_query}}}};  // whose bias does not count
         run_.linear(gated);
-        run_.add("c", (gated[0].out * run_.kept.at("Qo", t)).sum({0, 1}));
+        run_.add("c", (gated[0].out * run_.kept.at("Qo", t)).sum(at::IntArrayRef({0, 1})));
         dq = gated[0].out * c_;
     } else {
         run_.add("c", d_gate);

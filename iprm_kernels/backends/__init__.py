@@ -59,6 +59,8 @@ def select(name: str, call: Call, device: torch.device, dtype: torch.dtype) -> M
     for candidate in BACKENDS if name == "auto" else [name]:
         found[candidate] = refusal(candidate, device, dtype, call)
         if found[candidate] is None:
+            if candidate == "eager" and name == "auto" and device.type == "cpu":
+                cpu.warn_if_lost()
             return BACKENDS[candidate]
     why = found[name] if name != "auto" else "; ".join(f"{key}: {reason}" for key, reason in found.items())
     raise RuntimeError(f"backend {name!r} cannot run {call.op} for {name_of(dtype)} on {device}: {why}")

@@ -55,12 +55,12 @@ def weights_of(w: Weights) -> list[Tensor]:
     """What the kernel takes, in its order."""
     of_maps = [t for name in MAPS for t in getattr(w, name)]
     of_pairs = [w.C1.weight[:, : w.reduced], w.C2.weight, w.C2.bias, w.w.weight[0]]
-    return [*of_maps, *of_pairs, w.c.weight[0], *(w.Ko or ())]
+    return [*of_maps, *of_pairs, w.c.weight[0], *(w.Ko or ())]  # pyright: ignore[reportOptionalMemberAccess] - see `refusal`
 
 
 def arguments(O, E, language, language_mask, visual, visual_mask, w: Weights, o: Options) -> tuple:
     """What the launch is given: the inputs with their keys, the weights and the options."""
-    v = torch.nn.functional.linear(visual, *w.Wk)
+    v = torch.nn.functional.linear(visual, *w.Wk)  # pyright: ignore[reportOptionalIterable] - see `refusal`
     u = torch.nn.functional.linear(v, w.C1.weight[:, w.reduced :], w.C1.bias)
     φ = o.activations
     activations = [φ.formation, φ.execution, φ.op, φ.result]

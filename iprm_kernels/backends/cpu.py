@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +28,11 @@ def unsupported(device: torch.device, dtype: torch.dtype, call: Call = ANY) -> s
     if dtype not in DTYPES:
         return f"it has no kernels for {dtype}"
     return load()[1]
+
+
+def warn_if_lost() -> None:
+    """See `compiled.warn_if_lost`."""
+    compiled.warn_if_lost("cpu", "iprm_kernels._C", "native CPU")
 
 
 def limits(device: torch.device) -> str:
@@ -113,7 +119,7 @@ def recurrence_backward(grad_O: Tensor, *args):
     return *(d.to(grad_O.dtype) for d in first), [d.to(grad_O.dtype) for d in of_weights]
 
 
-def widened(args):
+def widened(args: Any) -> Any:
     """The floating tensors among the arguments, and in lists of them, in the accumulator's dtype."""
     if isinstance(args, list):
         return [widened(arg) for arg in args]

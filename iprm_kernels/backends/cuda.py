@@ -29,7 +29,7 @@ def _load_on_host(path: str) -> tuple[ModuleType | None, str | None]:
     """The module at `path`, or None and why it cannot be had."""
     try:
         spec = importlib.util.spec_from_file_location(Path(path).name.partition(".")[0], path)
-        if spec is None:
+        if spec is None or spec.loader is None:
             return None, f"{ON_HOST}: {path} is not a module"
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
@@ -51,7 +51,7 @@ def runs_on(capability: tuple[int, int], architecture: str) -> bool:
     Machine code runs on the devices of its major version from its minor version on, PTX (compute_) on all later ones,
     and what uses features of one architecture (a) on that alone.
     """
-    kind, number, feature = re.fullmatch(r"(sm|compute)_(\d+)([af]?)", architecture).groups()
+    kind, number, feature = re.fullmatch(r"(sm|compute)_(\d+)([af]?)", architecture).groups()  # pyright: ignore[reportOptionalMemberAccess]
     built = divmod(int(number), 10)
     if feature == "a":
         return capability == built

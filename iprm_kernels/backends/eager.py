@@ -93,7 +93,7 @@ class Masks:
     def __call__(self, like: Tensor, p: float, role: Role, start: int = 0) -> Tensor | None:
         if p == 0.0:
             return None
-        return scaled_mask(like.shape, p, self.seed, stream_of(self.step, role), like.dtype, start)
+        return scaled_mask(like.shape, p, self.seed, stream_of(self.step, role), like.dtype, start)  # pyright: ignore[reportArgumentType] - a rate has one
 
 
 def times(x: Tensor, mask: Tensor | None) -> Tensor:
@@ -214,7 +214,7 @@ def execution_backward(
     ]
     columns = list(zip(*parts, strict=True))  # of each gradient, the tiles' parts
     samples, weights = map(torch.cat, columns[:4]), map(sum, columns[4:])
-    return *(d.to(v.dtype) for d in (*samples, *weights)), d_tokens
+    return *(d.to(v.dtype) for d in (*samples, *weights)), d_tokens  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def pair_gradients(d_logits, v, u, g, l, C1a, C2, c2, w, activation, draw, p_product, start, needs):
@@ -270,7 +270,7 @@ def execution_simple_backward(
         for s in tiles(B, K * N * R)
     ]
     d_keys, d_query, dw = zip(*parts, strict=True)
-    return *(d.to(keys.dtype) for d in (torch.cat(d_keys), torch.cat(d_query), sum(dw))), d_tokens
+    return *(d.to(keys.dtype) for d in (torch.cat(d_keys), torch.cat(d_query), sum(dw))), d_tokens  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def simple_gradients(d_logits, keys, query, w, activation, draw, p_product, start):

@@ -36,7 +36,7 @@ class Composition:
         self.drops_values = rates.composition_value > 0.0  # then they are projected before they are pooled
         self.drops_products = rates.composition_product > 0.0
         self.projects_keys = w.Ko is not None and self.drops_products
-        self.d_past: dict[int, list[Tensor]] = {}  # by step, the gradients of the columns of the memory before it
+        self.d_past: dict[int, Columns] = {}  # by step, the gradients of the columns of the memory before it
         self.d_projected: dict[str, list] = defaultdict(lambda: [None] * 2 * run.o.steps)
         if self.composes:
             self.c = w.c.weight[0]
@@ -60,7 +60,7 @@ class Composition:
         O, E = self.write("Vo", "So", pooled_o, a, o, t), self.write("Vr", "Sr", pooled_r, a, e, t)
         return run.norm("composition_norm_o", O), run.norm("composition_norm_r", E), a
 
-    def backward(self, t: int, a: Tensor | None, da: Tensor | None, dO: Tensor, dE: Tensor) -> tuple[Tensor, ...]:
+    def backward(self, t: int, a: Tensor, da: Tensor | None, dO: Tensor, dE: Tensor) -> tuple[Tensor, ...]:
         """From the gradients of the attention and of the next step's memory: those of z, r, O and E."""
         run, kept = self.run, self.run.kept
         if not self.composes:
@@ -203,10 +203,10 @@ class Composition:
     # The new memory: Σ_j a_kj drop_upd(V ō_j) + S o_k.
 
     def write(self, V: str, S: str, pooled: Tensor, a: Tensor, state: Tensor, t: int) -> Tensor:
-        run, S = self.run, getattr(self.run.w, S)
+        run, residual = self.run, getattr(self.run.w, S)
         if self.drops_values:
-            return pooled + run.linear(S, state)
-        return run.project(V, pooled, a, self.attention_site(t), run.linear(S, state))
+            return pooled + run.linear(residual, state)
+        return run.project(V, pooled, a, self.attention_site(t), run.linear(residual, state))
 
     def write_back(self, V: str, S: str, t: int, dy: Tensor, a: Tensor, da: Tensor | None) -> tuple:
         """-> the gradients of pooled, of the attention, and of o or e."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -83,7 +83,8 @@ class Execution:
         """What is left to do when all steps are through."""
         if self.once is not None and self.need_keys:
             sums = self.run.sums
-            self.look_back(self.once, Look(sums.get("x"), tuple(sums[name] for name in self.KEYS)), None)
+            d_x: Any = sums.get("x")  # None where no gradient of the tokens is asked for
+            self.look_back(self.once, Look(d_x, tuple(sums[name] for name in self.KEYS)), None)
 
     def tokens_back(self, first: Map, d: Tensor, dx: Tensor, site: tuple | None) -> None:
         """The gradient of V from those of first x̃ and of x̃."""
@@ -289,7 +290,7 @@ class Simple(Execution):
             dy = run.two_layers_back((name, name + "2"), second, t, dy, "tanh", inner)
         return run.dropped_linear_back(name, dy, sites, dx)
 
-    def sites(self, name: str, t: int) -> tuple[tuple | None, Sites]:
+    def sites(self, name: str, t: int) -> tuple[tuple, Sites]:
         """The dropout between two layers, if there are two, and the dropout of the input."""
         rates, two = self.run.o.rates, getattr(self.run.w, name + "2") is not None
         if name == "Wz":

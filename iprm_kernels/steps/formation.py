@@ -83,7 +83,7 @@ class Formation:
     def gradients(self) -> dict:
         """Weight and bias gradients by field; those of F2 in a tuple."""
         run, kept = self.run, self.run.kept
-        grads = {"f": run.gate_gradient("f")}
+        grads: dict[str, tuple] = {"f": run.gate_gradient("f")}
         for name, x in (("F1", "O"), ("G1", "E"), ("G2", "G2"), ("J_formation", "J_formation")):
             if name in run.needs:
                 grads[name] = run.map_gradient(name, kept[x])

@@ -4,7 +4,8 @@ the rows that weight gradients are made of."""
 from __future__ import annotations
 
 from collections import defaultdict
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,8 @@ from iprm_kernels.activations import ACTIVATIONS, gradient, kept_of
 from iprm_kernels.philox import Role, stream_of
 from iprm_kernels.steps.weights import Map, Options, Weights
 
+Cores = ModuleType | SimpleNamespace
+"""A backend's module, or anything with the same functions."""
 Sites = tuple[tuple[float, Role, int], ...]
 """Dropout masks that follow one another: rate, role and step of each."""
 
@@ -21,14 +24,14 @@ Sites = tuple[tuple[float, Role, int], ...]
 class Run:
     """One pass over the steps.
 
-    cores: a backend's module, or anything with the same functions.  keep: whether a backward pass will follow.
+    keep: whether a backward pass will follow.
     kept: by name, what the backward needs, of each step (see `kept.py` for the list and its bytes).
     needs: the fields of `Weights` whose gradients are asked for.
     """
 
     def __init__(
         self,
-        cores: ModuleType,
+        cores: Cores,
         weights: Weights,
         options: Options,
         seed: Tensor | None,
@@ -36,7 +39,8 @@ class Run:
         kept: dict[str, Tensor] | None = None,
         needs: frozenset[str] = frozenset(),
     ):
-        self.cores, self.w, self.o, self.seed, self.keeps, self.needs = cores, weights, options, seed, keep, needs
+        self.cores, self.o, self.seed, self.keeps, self.needs = cores, options, seed, keep, needs
+        self.w: Any = weights  # `NEEDS` says which of the maps are there together, which no checker can know
         self.returning = kept is not None  # this is the walk back
         self.kept: dict = defaultdict(list) if kept is None else kept
         self.rows: dict[str, list] = {}
@@ -112,7 +116,8 @@ class Run:
 
     def project(self, name: str, pooled: Tensor, a: Tensor, site: tuple, addend: Tensor | None = None) -> Tensor:
         """W pooled + b Σ_j drop(a_kj), plus an addend."""
-        m, bias = getattr(self.w, name), None
+        m = getattr(self.w, name)
+        bias: Any = None
         if site[0] > 0.0:
             bias = m.bias * self.drop(a, site).sum(-1, keepdim=True).to(pooled.dtype)
         elif addend is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from types import ModuleType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,12 +12,12 @@ from iprm_kernels.steps import kept
 from iprm_kernels.steps.composition import Composition
 from iprm_kernels.steps.execution import execution_of
 from iprm_kernels.steps.formation import Formation
-from iprm_kernels.steps.run import Run
+from iprm_kernels.steps.run import Cores, Run
 from iprm_kernels.steps.weights import options_of, unflattened
 
 
 def forward(
-    cores: ModuleType, O, E, language, language_mask, visual, visual_mask, weights, maps, seed, *options_and_keep
+    cores: Cores, O, E, language, language_mask, visual, visual_mask, weights, maps, seed, *options_and_keep
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
     """`iprm::recurrence` over the cores of a backend: the memory after T steps, the attentions, and what is kept."""
     *options, keep = options_and_keep
@@ -30,8 +30,8 @@ def forward(
         r, a_visual = execution.forward(t, z, E)
         O, E, a_operations = composition.forward(t, z, r, O, E)
         attentions.append((a_language, a_visual, padded(a_operations, a_language, run.o.window)))
-    stacked = (torch.stack(a) for a in zip(*attentions, strict=True))
-    return O, E, *stacked, kept.stacked(run.kept, maps, run.o) if keep else []
+    a_language, a_visual, a_operations = (torch.stack(a) for a in zip(*attentions, strict=True))
+    return O, E, a_language, a_visual, a_operations, kept.stacked(run.kept, maps, run.o) if keep else []
 
 
 def padded(a: Tensor | None, like: Tensor, window: int) -> Tensor:
@@ -44,7 +44,7 @@ def padded(a: Tensor | None, like: Tensor, window: int) -> Tensor:
 
 
 def backward(
-    cores: ModuleType, dO, dE, d_language, d_visual, d_operations, language, visual, weights, maps, a_language,
+    cores: Cores, dO, dE, d_language, d_visual, d_operations, language, visual, weights, maps, a_language,
     a_visual, a_operations, tensors, seed, *options_and_needs,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:  # fmt: skip
     """`iprm::recurrence_backward`: the gradients of O, E, the tokens and the weights, empty where not asked for.
@@ -74,8 +74,8 @@ def backward(
     execution.finish()
     gradients = formation.gradients() | execution.gradients() | composition.gradients()
     empty = dO.new_empty(0)
-    tokens = (run.sums[name] if need else empty for name, need in (("X", need_language), ("V", need_visual)))
-    return dO, dE, *tokens, flat_gradients(maps.split(","), gradients, needs[4:], empty)
+    dX, dV = (run.sums[name] if need else empty for name, need in (("X", need_language), ("V", need_visual)))
+    return dO, dE, dX, dV, flat_gradients(maps.split(","), gradients, needs[4:], empty)
 
 
 def fields_of(maps: list[str], needs: list[bool]) -> frozenset[str]:
@@ -87,5 +87,5 @@ def flat_gradients(maps: list[str], gradients: dict, needs: list[bool], empty: T
     """In the order of `flattened`, empty where nothing is asked for."""
     F2 = iter(gradients.get("F2", ()))
     pairs = [(next(F2, None) if name == "F2" else gradients.get(name)) or (None, None) for name in maps]
-    flat = [d for pair in pairs for d in pair]
+    flat: list[Any] = [d for pair in pairs for d in pair]
     return [d if need else empty for d, need in zip(flat, needs, strict=True)]

@@ -97,7 +97,7 @@ ONLY_SIMPLE = ("We2", "Wz2", "J_execution")
 
 def flattened(weights: Weights) -> tuple[list[Tensor], str]:
     """Weight and bias of each map in turn, and the maps' names, joined by commas; `F2` may stand several times."""
-    maps = [(name, m) for name, m in zip(weights._fields, weights, strict=True) if m is not None and name != "F2"]
+    maps = [(name, m) for name, m in zip(weights._fields, weights, strict=True) if isinstance(m, Map)]
     maps += [("F2", m) for m in weights.F2]
     return [t for _, m in maps for t in m], ",".join(name for name, _ in maps)
 

@@ -1,4 +1,4 @@
-"""The page: ratios, goals and plans, on made-up figures."""
+"""The page: ratios, training and plans, on made-up figures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import plan
-from benchmarks.goals import goals_of, goals_table
 from benchmarks.points import Point
 from benchmarks.records import Record, best_compiled, grouped, ratio
 from benchmarks.tables import group_table, number, page
@@ -49,23 +48,25 @@ def test_ratio_is_to_the_best_compiled():
     assert "| 6 | `fast[cpu]` | 5000 | 4.00x | 2.00x |" in group_table(records, "num_ops")
 
 
-def test_goals_met_and_missed():
-    met = goals_of(figures(fast=1.0))[POINT, "fast[cpu]"]
-    assert len(met) == 6
-    assert all(goal.met for goal in met)
-    missed = goals_of(figures(fast=9.0))[POINT, "fast[cpu]"]
-    assert [goal.met for goal in missed] == [True, False, True, True, False, True]
-    assert "**no**" in goals_table(goals_of(figures(fast=9.0)))
-
-
-def test_no_goals_without_compiled_baselines():
-    assert goals_of([r for r in figures(1.0) if not r.variant.endswith("+compile")]) == {}
-    assert goals_table({}) == ""
+def test_training_stands_beside_the_kernels():
+    cost = {"final_loss": 1.5, "seconds": 200.0, "peak_memory": {"10 visual tokens": 3_000_000}}
+    training = {
+        "conditions": {"device_name": "a CPU", "threads": 1, "dtype": "float32", "kernels": "cpu", "torch": "2.13.0"},
+        "arguments": {"steps": 600, "batch_size": 128},
+        "sizes": {"val_questions": 4000},
+        "accuracy": {"reference": {"overall": 0.51}, "fast": {"overall": 0.52}},
+        "cost": {"reference": cost, "fast": cost | {"seconds": 90.0}},
+    }
+    text = page(figures(fast=5.0), "num_ops", None, training, {})
+    assert "| validation accuracy, % | 51.0 | 52.0 |" in text
+    assert "| seconds of all steps | 200 | 90.0 |" in text
+    assert "| a step's extra memory, 10 visual tokens, MB | 3.00 | 3.00 |" in text
+    assert "600 steps of 128 questions, 4000 to validate; a CPU, threads: 1, float32, cpu kernels" in text
 
 
 def test_wrong_shows_in_table_and_list():
     records = [record("reference", "forward", 1.0), record("fast[cpu]", "forward", None, status="wrong")]
-    text = page(records, "num_ops", None, "", {})
+    text = page(records, "num_ops", None, None, {})
     assert "| `fast[cpu]` | **wrong** |" in text
     assert "- `fast[cpu]`, forward, K = 6, float32: **wrong**. because" in text
 

@@ -9,8 +9,9 @@ import torch
 from layers_that_are_not_plain import CHANGES, adapter, forward_hook
 from pairs import assert_same, inputs, pair, step
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from iprm import IPRMConfig, layers
+from iprm import IPRMConfig, fast, layers
 
 SMALL = {"dim": 12, "num_ops": 3, "num_steps": 2}
 MODELS = {
@@ -114,11 +115,20 @@ def test_wrapped_stages_are_called():
         assert_same({name.replace("_orig_mod.", ""): t for name, t in got.items()}, want)
 
 
+def test_the_flop_counter_sees_the_fused_op():
+    """Its hooks follow which module runs, and do no more."""
+    model = fast.IPRM(IPRMConfig(dim=8, num_ops=2, num_steps=3))
+    with FlopCounterMode(display=False) as counter:
+        model(torch.randn(2, 3, 8), torch.randn(2, 8), torch.randn(2, 5, 8)).sum().backward()
+    counted = {packet.__name__ for packet in counter.get_flop_counts()["IPRM"]}
+    assert {"recurrence", "recurrence_backward"} <= counted
+
+
 def test_warns_once_and_says_what_it_costs():
     layers.warn_once.cache_clear()
     _, fast = changed("full", adapter, "execution.C1")
     args = inputs(fast.config)
-    expected = r"execution\.C1 is a Adapter, so the module runs as iprm\.reference does: .*\(B, K, N, R\)"
+    expected = r"execution\.C1 is a layers_that_are_not_plain\.Adapter, so .* as iprm\.reference does: .*\(B, K, N, R\)"
     with pytest.warns(UserWarning, match=expected):
         fast(*args)
     with warnings.catch_warnings():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -51,3 +52,18 @@ def test_a_cuda_build_is_described_without_a_device(monkeypatch):
 def test_runs_as_a_program():
     run = subprocess.run([sys.executable, "-m", "iprm_kernels.info"], capture_output=True, text=True, check=True)
     assert "backends on cpu" in run.stdout
+
+
+def test_the_record_for_programs_keeps_its_keys(capsys, monkeypatch):
+    monkeypatch.setattr(cpu, "load", lambda: (None, "no C++ compiler"))
+    info.main(["--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert set(found) == {"versions", "extensions", "devices"}
+    assert found["versions"] == info.versions()
+    assert set(found["versions"]) == {"iprm-kernels", "python", "torch", "CUDA of torch", "triton", "numpy"}
+    assert found["extensions"]["cpu"] == {"not usable": "no C++ compiler"}
+    assert set(found["devices"]["cpu"]) == {"description", "backends"}
+    backends = found["devices"]["cpu"]["backends"]
+    assert list(backends) == list(BACKENDS)
+    assert backends["cpu"] == {"usable": False, "says": "no C++ compiler"}
+    assert backends["eager"] == {"usable": True, "says": "any sizes"}

@@ -13,10 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from iprm.vqa.data.examples import DataError, Question, Scene
+from iprm.vqa.data.examples import DataError, Key, Question, Scene
 from iprm.vqa.data.programs import ATTRIBUTES, ProgramError, answer_text, asked, family, true_objects
 from iprm.vqa.data.records import Item, chosen, first_found, listed, records, shown
 
@@ -120,11 +121,11 @@ class Clevr:
         return listed(path, split, (self._question(question, whole) for question in found), most)
 
     def _question(self, question: Item, whole: bool) -> Question:
-        about = _about(question, whole) if "program" in question else {"family": self.unprogrammed}
+        about: dict[str, Any] = _about(question, whole) if "program" in question else {"family": self.unprogrammed}
         scene = question.get("image_index", int)
         return Question(question.get("question", str), _answer(question), scene, **about)
 
-    def scenes(self, split: str, keys: Sequence[int], whole: bool = False) -> list[Scene]:
+    def scenes(self, split: str, keys: Sequence[Key], whole: bool = False) -> list[Scene]:
         """See `Source.scenes`."""
         path, found = self._records("scenes", split)
         keyed = ((scene.get("image_index", int), scene) for scene in found)
@@ -157,6 +158,6 @@ class ClevrHumans(Clevr):
         path = first_found((folder / f"CLEVR-Humans-{split}.json" for folder in folders), "questions file")
         return path, records(path, "questions", "question")
 
-    def scenes(self, split: str, keys: Sequence[int], whole: bool = False) -> list[Scene]:
+    def scenes(self, split: str, keys: Sequence[Key], whole: bool = False) -> list[Scene]:
         """See `Source.scenes`."""
         return Clevr(Path(self.scenes_folder or self.folder)).scenes(split, keys, whole)

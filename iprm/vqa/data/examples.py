@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -65,6 +66,11 @@ class Source(Protocol):
     over a large file leaves unread.
     """
 
+    @property
+    def folder(self) -> Path:
+        """Where its files are."""
+        ...
+
     label_columns: ClassVar[tuple[str, ...]]
     """The names of `Scene.labels`' columns. Columns of the same name share a vocabulary."""
     number_columns: tuple[str, ...]
@@ -75,12 +81,15 @@ class Source(Protocol):
 
         Options stay together: those of the last question are all returned, beyond `most` where need be.
         """
+        ...
 
     def scenes(self, split: str, keys: Sequence[Key], whole: bool = False) -> Sequence[Scene]:
         """Return the scenes of a split that `keys` name, in their order. Raises `DataError` where one is missing.
 
         A sequence that reads a scene when it is taken (features too large for memory) is as good as a list.
         """
+        ...
 
     def true_objects(self, question: Question, scene: Scene) -> list[list[int]] | None:
         """Return for every step of the question's program the objects that it is about; None where that is unknown."""
+        ...

@@ -20,6 +20,7 @@ import numpy as np
 
 from iprm.vqa.data.examples import DataError, Key, Question, Scene, Source
 from iprm.vqa.data.records import first_found
+from iprm_kernels.extras import extra
 
 ENDINGS = (".npy", ".npz", ".h5")
 UNREADABLE = (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
@@ -29,7 +30,8 @@ UNREADABLE = (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZip
 def _opened(path: Path, process: int) -> Any:
     """Return an open file's arrays, opened in this process: HDF5 and zip files that a fork shares are read wrongly."""
     if path.suffix == ".h5":
-        import h5py
+        with extra("train"):
+            import h5py
 
         return h5py.File(path)["features"]
     return np.load(path, mmap_mode="r", allow_pickle=False)
@@ -107,7 +109,7 @@ def _cells(grid: np.ndarray) -> np.ndarray:
     return np.concatenate([grid, places]).reshape(len(grid) + 2, -1).T
 
 
-class _Scenes(Sequence):
+class _Scenes(Sequence[Scene]):
     """The scenes of a file that `keys` name."""
 
     def __init__(self, arrays: Arrays, keys: Sequence[Key], width: int):
@@ -121,7 +123,7 @@ class _Scenes(Sequence):
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, row: int) -> Scene:
+    def __getitem__(self, row: int) -> Scene:  # pyright: ignore[reportIncompatibleMethodOverride] - no slices
         tokens = self.arrays.tokens(self.names[row])
         if tokens.shape[1] != self.width:
             where = f"{self.arrays.path}: scene {self.names[row]}"

@@ -131,9 +131,10 @@ def _check(node: dict, names: Sequence[str], position: int) -> None:
         got = node.get(key, [])
         if not isinstance(got, list) or len(got) != expected or any(type(item) is not kind for item in got):
             raise ProgramError(f"{where}: {key}: expected {expected} of type {kind.__name__}, got {got!r}")
-    for source, kind in zip(node.get("inputs", []), function.inputs, strict=True):
+    inputs: list[int] = node.get("inputs", [])
+    for source, kind in zip(inputs, function.inputs, strict=True):
         if not 0 <= source < position:
-            raise ProgramError(f"{where}: inputs: expected earlier nodes (0 to {position - 1}), got {node['inputs']!r}")
+            raise ProgramError(f"{where}: inputs: expected earlier nodes (0 to {position - 1}), got {inputs!r}")
         gives = FUNCTIONS[names[source]].gives
         if gives != kind:
             raise ProgramError(f"{where}: inputs: expected {kind}, got {gives} of node {source} ({names[source]})")

@@ -14,9 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any, NoReturn, TypeVar
 
 from iprm.vqa.data.examples import DataError, Key, Question, Scene
+
+T = TypeVar("T")
 
 CHUNK = 1 << 20
 SPACE = " \t\r\n"
@@ -57,7 +59,7 @@ class Item:
         """Return all keys and their values, which are text. Raises `DataError`."""
         return {key: self.get(key, str) for key in self.content}
 
-    def array(self, key: str, kind: type) -> list[Any]:
+    def array(self, key: str, kind: type[T]) -> list[T]:
         """Return the array `key`, all of whose values are of `kind`. Raises `DataError`."""
         values = self.get(key, list)
         for position, value in enumerate(values):

@@ -238,7 +238,7 @@ def _things(frame: Item, words: dict[str, str]) -> Iterator[Thing]:
             _code(thing, vertex) for key in ("attention", "spatial", "contact") for vertex in _vertices(thing, key)
         ]
         box = UNSEEN if thing.get("bbox") is None else thing.numbers("bbox", 4)
-        label = thing.get("class", str)
+        label: str = thing.get("class", str)
         yield Thing(words.get(label, label), [words.get(code, code) for code in codes], box)
 
 

@@ -57,7 +57,7 @@ class Tokens(NamedTuple):
     numbers: Tensor  # (N, P) float32
 
 
-class Encoded(Sequence):
+class Encoded(Sequence[Tokens]):
     """Scenes as `Tokens`, each made when it is taken."""
 
     def __init__(self, scenes: Sequence[Scene], columns: Sequence[str], vocabularies: dict[str, Vocabulary]):
@@ -66,7 +66,7 @@ class Encoded(Sequence):
     def __len__(self) -> int:
         return len(self.scenes)
 
-    def __getitem__(self, row: int) -> Tokens:
+    def __getitem__(self, row: int) -> Tokens:  # pyright: ignore[reportIncompatibleMethodOverride] - no slices
         scene = self.scenes[row]
         codes = [[code(text) for code, text in zip(self.columns, texts, strict=True)] for texts in scene.labels]
         numbers = torch.from_numpy(np.asarray(scene.numbers, np.float32))
@@ -162,7 +162,7 @@ class Split:
 
         None where the data does not say. The split must have been read whole.
         """
-        question, scene = self.questions[row], self.scenes[self.scene_rows[row]]
+        question, scene = self.questions[row], self.scenes[int(self.scene_rows[row])]
         steps = self.source.true_objects(question, scene)
         if steps is None:
             return None

@@ -15,12 +15,16 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
-from rich.console import Console
 
-from iprm.vqa.experiments import ablations, accuracy, cost, frames, generalisation, signs, sizes, steps
-from iprm.vqa.experiments.forms import FORMS, Form
-from iprm.vqa.experiments.running import Results, finish
-from iprm.vqa.training import report
+from iprm_kernels.extras import extra
+
+with extra("train", __name__):
+    from rich.console import Console
+
+    from iprm.vqa.experiments import ablations, accuracy, cost, frames, generalisation, signs, sizes, steps
+    from iprm.vqa.experiments.forms import FORMS, Form
+    from iprm.vqa.experiments.running import Results, finish
+    from iprm.vqa.training import report
 
 EXPERIMENTS: dict[str, ModuleType] = {
     "accuracy": accuracy,
@@ -36,12 +40,18 @@ EXPERIMENTS: dict[str, ModuleType] = {
 
 def arguments_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
-    parser = argparse.ArgumentParser(prog="python -m iprm.vqa.experiments", description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="+", choices=(*EXPERIMENTS, "all"), metavar="NAME", help=", ".join(EXPERIMENTS))
-    parser.add_argument("--form", choices=tuple(FORMS), default="short")
+    parser = argparse.ArgumentParser(
+        prog="python -m iprm.vqa.experiments", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument(
+        "names", nargs="+", choices=(*EXPERIMENTS, "all"), metavar="NAME", help=f"{', '.join(EXPERIMENTS)} or all"
+    )
+    parser.add_argument("--form", choices=tuple(FORMS), default="short", help="how large; default %(default)s")
     parser.add_argument("--out", type=Path, help="tables and figures; default results/experiments/FORM")
-    parser.add_argument("--work", type=Path, default=Path("build/experiments"), help="questions and checkpoints")
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, one thread each; default 1")
+    parser.add_argument(
+        "--work", type=Path, default=Path("build/experiments"), help="questions and checkpoints; default %(default)s"
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, one thread each; default %(default)s")
     parser.add_argument("--report-only", action="store_true", help="train nothing: tables of the runs there are")
     return parser
 
@@ -66,7 +76,7 @@ def said(results: Results) -> str:
 def write(experiment: ModuleType, name: str, form: Form, results: Results, folder: Path, console: Console) -> None:
     """Write and show the tables; write the figures."""
     tables, figures = experiment.tables(results), experiment.figures(results, folder)
-    parts = [f"# {experiment.TITLE}", experiment.__doc__.strip()]
+    parts = [f"# {experiment.TITLE}", (experiment.__doc__ or "").strip()]
     parts += [f"`python -m iprm.vqa.experiments {name} --form {form.name}`; {said(results)}"]
     parts += [table.markdown().rstrip() for table in tables]
     parts += [f"![{experiment.TITLE}]({figure.name})" for figure in figures]
@@ -101,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         for name in EXPERIMENTS if "all" in arguments.names else arguments.names:
             run(name, FORMS[arguments.form], arguments, Console())
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

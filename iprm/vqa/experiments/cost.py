@@ -7,9 +7,9 @@ questions here have, and at 196. Memory is the extra peak of a training step at 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from iprm.config import IPRMConfig
 from iprm.vqa.experiments.forms import Form, overrides
 from iprm.vqa.experiments.running import Results, Run, nothing, of_family, spread
 from iprm.vqa.experiments.tables import Table, families, figure, line
@@ -41,9 +41,10 @@ measure = nothing
 
 def once(form: Form) -> dict[str, dict[str, float]]:
     """Return, for every variant, seconds at each number of visual tokens and bytes at the large one."""
-    config, found = configuration(None, overrides(form)), {}
+    config = configuration(None, overrides(form))
+    found: dict[str, dict[str, float]] = {}
     variants = {
-        _variant(name, K): (reasoner, IPRMConfig(**config.model.iprm | {"num_ops": K}))
+        _variant(name, K): (reasoner, replace(config.model.mechanism(), num_ops=K))
         for name, reasoner in REASONERS.items()
         for K in form.operations
     }
@@ -52,7 +53,7 @@ def once(form: Form) -> dict[str, dict[str, float]]:
         for variant, times in seconds(variants, sizes).items():
             found.setdefault(variant, {}).update({f"{what}, {tokens}": time for what, time in times.items()})
     for variant, (reasoner, mechanism) in variants.items():
-        found[variant]["memory"] = memory.measure(reasoner, mechanism, sizes)
+        found[variant]["memory"] = memory.measure(reasoner, mechanism, sizes)  # pyright: ignore[reportPossiblyUnboundVariable]
     return found
 
 

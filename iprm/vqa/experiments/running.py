@@ -128,7 +128,8 @@ def made(run: Run, work: Path, measure: Measure) -> dict[str, Any]:
     places = [f"folder={work / run.folder}", f"data.folder={work / 'questions'}"]
     config = configuration(None, [*run.overrides, f"training.seed={run.seed}", *places])
     trained = train(config)
-    return {name: trained.result[name] for name in KEPT} | measure(trained)
+    result: dict[str, Any] = trained.result  # pyright: ignore[reportAssignmentType] - it has finished
+    return {name: result[name] for name in KEPT} | measure(trained)
 
 
 def finish(runs: list[Run], measure: Measure, results: Results, work: Path, jobs: int, console: Console) -> None:
@@ -146,7 +147,7 @@ def _end_with_parent() -> None:
     """End this process when its parent has ended, however that was: what it trains would be kept by nobody."""
 
     def wait() -> None:
-        multiprocessing.parent_process().join()
+        multiprocessing.parent_process().join()  # pyright: ignore[reportOptionalMemberAccess] - this is a child
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()

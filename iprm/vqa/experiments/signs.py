@@ -45,7 +45,7 @@ SIGNS = {
 
 def as_reference(module: nn.Module) -> reference.IPRM:
     """Return the plain module with the weights of an IPRM module: its stages can be watched."""
-    plain = reference.IPRM(module.config)
+    plain = reference.IPRM(module.config)  # pyright: ignore[reportArgumentType]
     plain.load_state_dict(module.state_dict())
     return plain.eval()
 
@@ -125,13 +125,14 @@ def signs(model: QuestionAnswerer, split: Split) -> dict[str, list[float] | floa
 
 def contradicts_itself(question: Question) -> bool:
     """Whether one object would need two values of one attribute."""
-    for position, node in enumerate(question.program):
+    program: Any = question.program
+    for position, node in enumerate(program):
         wanted: dict[str, str] = {}
         while node["function"].startswith("filter_"):
             if wanted.setdefault(node["function"], node["value_inputs"][0]) != node["value_inputs"][0]:
                 return True
             position = node["inputs"][0]
-            node = question.program[position]
+            node = program[position]
     return False
 
 

@@ -7,10 +7,10 @@ the slowest needs for half of them, by the seconds of a step measured beforehand
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from iprm.config import IPRMConfig
 from iprm.vqa.experiments.forms import Form, overrides
 from iprm.vqa.experiments.running import Results, Run, nothing, of_family, spread
 from iprm.vqa.experiments.tables import Table, families, figure, line
@@ -26,7 +26,7 @@ TOKENS = 5
 def once(form: Form) -> dict[str, dict[str, float]]:
     """Return the seconds of a training step of every K at the T of the comparison at equal time."""
     config = configuration(None, overrides(form, model__iprm__num_steps=_steps_at_equal_time(form)))
-    variants = {str(K): ("fast", IPRMConfig(**config.model.iprm | {"num_ops": K})) for K in form.operations}
+    variants = {str(K): ("fast", replace(config.model.mechanism(), num_ops=K)) for K in form.operations}
     return seconds(variants, memory.Sizes(config.training.batch_size, WORDS, TOKENS))
 
 

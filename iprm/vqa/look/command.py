@@ -24,10 +24,12 @@ SPREAD = 7
 
 def arguments_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
-    parser = argparse.ArgumentParser(prog="python -m iprm.look", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m iprm.look", description=(__doc__ or "").partition("\n")[0])
     checkpoint = "folder of a training; default build/train"
     parser.add_argument("--checkpoint", type=Path, default=Path("build/train"), metavar="FOLDER", help=checkpoint)
-    parser.add_argument("--questions", type=int, default=40, metavar="N", help="how many are shown; default 40")
+    parser.add_argument(
+        "--questions", type=int, default=40, metavar="N", help="how many are shown; default %(default)s"
+    )
     parser.add_argument("--split", help="default: the validation split of the training")
     parser.add_argument(
         "--out", type=Path, default=Path("build/look.html"), metavar="FILE", help="the page; default build/look.html"
@@ -64,8 +66,9 @@ def draw(questions: list[dict], folder: Path, images: Path | None) -> None:
     """Write a picture of each question."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, question in enumerate(questions, 1):
-        image = question["scene"]["image"] if images else None
-        figure.draw(question, image and images / Path(image).name, folder / f"question-{number:03}.png")
+        image = question["scene"]["image"]
+        picture = images / Path(image).name if images and image else None
+        figure.draw(question, picture, folder / f"question-{number:03}.png")
     print(f"written: {len(questions)} pictures in {folder}")
 
 
@@ -74,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = arguments_parser().parse_args(argv)
     try:
         look(arguments)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if arguments.open:

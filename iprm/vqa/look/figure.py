@@ -5,7 +5,7 @@ Needs the extra `plots`. `iprm.attention.draw` shows the bare weights of any mod
 
 from __future__ import annotations
 
-from os import PathLike
+from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -77,7 +77,7 @@ def _composition(axes: Axes, step: list[list[float]], labelled: bool) -> None:
     """Draw which operations (columns) each operation (row) looks at."""
     K, columns = len(step), len(step[0])
     axes.imshow(step, cmap="Oranges", vmin=0, vmax=1, aspect="auto")
-    axes.set_yticks(range(K), range(1, K + 1), fontsize=SMALL)
+    axes.set_yticks(range(K), [str(k) for k in range(1, K + 1)], fontsize=SMALL)
     blocks = range(columns // K)
     names = ["this step", *(f"{i} before" for i in blocks[1:])]
     axes.set_xticks([K * i + (K - 1) / 2 for i in blocks], names if labelled else [""] * len(names), fontsize=SMALL)
@@ -129,7 +129,7 @@ def draw(
         raise ImportError("drawing needs matplotlib, the extra `plots`: pip install 'iprm-kernels[plots]'") from error
     attention = question["attention"]
     T, K = len(attention["visual"]), len(attention["visual"][0])
-    image = None if picture is None else imread(picture)
+    image = None if picture is None else imread(fspath(picture))
     inches = [1.9] * K + [2.0] + ([2.6] if question["program"] else [])
     figure = Figure(figsize=(sum(inches), 1.55 * T + 0.9), layout="constrained")
     figure.suptitle(_title(question), fontsize=SMALL + 3, x=0.02, ha="left")

@@ -51,5 +51,5 @@ def html(questions: list[dict[str, Any]], about: str = "", images: Path | None =
     }
     # "<" is escaped, so that no text of the data can end the element that holds it.
     text = json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-    template = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+    template = files("iprm.vqa.look").joinpath("page.html").read_text(encoding="utf-8")
     return template.replace(PLACE, text)

@@ -34,7 +34,7 @@ def _look(model: QuestionAnswerer, batch: Batch) -> tuple[Tensor, Attention]:
     if not all(found.isfinite().all() for found in (logits, *attention) if found is not None):
         raise ValueError("model: expected finite logits and attention, got NaN or infinity")
     found = (None if part is None else part.cpu() for part in attention)
-    return logits.float().softmax(-1).cpu(), Attention(*found)
+    return logits.float().softmax(-1).cpu(), Attention(*found)  # pyright: ignore[reportArgumentType] - None where it was
 
 
 def _scene(scene: Scene, labels: Sequence[str], numbers: Sequence[str]) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def record(model: QuestionAnswerer, split: Split, rows: Sequence[int], answers: 
     probabilities, attention = _look(model, batch)
     found = []
     for sample, row in enumerate(rows):
-        question, scene = split.questions[row], split.scenes[split.scene_rows[row]]
+        question, scene = split.questions[row], split.scenes[int(split.scene_rows[row])]
         found.append(
             {
                 "words": words(question.text),

@@ -139,7 +139,8 @@ class Config:
 
 def _merged(source: str, *parts: Any) -> Config:
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), *parts))
+        merged: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), *parts))
+        return merged
     except OmegaConfBaseException as error:
         key = f"{error.full_key}: " if error.full_key else ""
         raise ValueError(f"{source}{key}{str(error).splitlines()[0]}") from error

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -21,7 +22,7 @@ def interruption() -> Iterator[threading.Event]:
     Python lets only the main thread handle signals: in another the event stays unset.
     """
     asked = threading.Event()
-    before: dict[int, object] = {}
+    before: dict[int, Any] = {}
 
     def restore() -> None:
         for number, handler in before.items():

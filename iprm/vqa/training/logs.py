@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from iprm_kernels.extras import extra
+
 
 def progress_bar(console: Console, **options: Any) -> Progress:
     """Return a bar whose tasks have a description and a `note`; `options` are those of rich's."""
@@ -23,7 +25,8 @@ class Logs:
     """
 
     def __init__(self, folder: Path, console: Console, steps: int, done: int):
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, and nothing else needs it
+        with extra("train"):
+            from torch.utils.tensorboard import SummaryWriter  # slow to import, and nothing else needs it
 
         self.writer = SummaryWriter(folder, purge_step=done + 1)
         self.progress = progress_bar(console, refresh_per_second=2, disable=console.quiet)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -76,6 +75,10 @@ def _status(key: str) -> int:
 
 def _highest() -> int:
     """Return the process's highest resident memory so far in bytes."""
+    try:
+        import resource
+    except ImportError as error:
+        raise OSError("peak memory on the CPU: this system does not say it") from error
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
@@ -150,8 +153,10 @@ def measure(variant: str, config: IPRMConfig, sizes: Sizes) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Measure one variant and print the bytes."""
-    parser = argparse.ArgumentParser(prog="python -m iprm.vqa.training.memory", description=__doc__.splitlines()[0])
-    parser.add_argument("variant", choices=REASONERS)
+    parser = argparse.ArgumentParser(
+        prog="python -m iprm.vqa.training.memory", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument("variant", choices=REASONERS, metavar="VARIANT", help=", ".join(REASONERS))
     parser.add_argument(
         "request", type=json.loads, help='JSON: {"config": fields of IPRMConfig, "sizes": fields of Sizes}'
     )

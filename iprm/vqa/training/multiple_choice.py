@@ -35,7 +35,7 @@ def by_question(questions: Sequence[Question], verdicts: Tensor) -> dict[str, fl
     Returns:
         the shares of the families that have options; nothing where none has. A question is of its first option's.
     """
-    groups: dict[Hashable, list[Judged]] = defaultdict(list)
+    groups: dict[tuple[Hashable, int | None], list[Judged]] = defaultdict(list)
     for row, judged in enumerate(map(Judged, questions, *verdicts.tolist())):
         options = judged.question.options
         groups[options, row if options is None else None].append(judged)

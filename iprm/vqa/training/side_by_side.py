@@ -22,19 +22,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import Progress
 
-from iprm.config import IPRMConfig
-from iprm.vqa.data.generate import files as generate
-from iprm.vqa.data.sources import source
-from iprm.vqa.data.tensors import Batch, Data, load
-from iprm.vqa.models.answerer import InputSizes, QuestionAnswerer
-from iprm.vqa.models.reasoners import VARIANTS, reasoner
-from iprm.vqa.training import memory, report
-from iprm.vqa.training.logs import progress_bar
-from iprm.vqa.training.priors import priors
-from iprm.vqa.training.trainer import Schedule, Trainer
+from iprm_kernels.extras import extra
+
+with extra("train", __name__):
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from iprm.config import IPRMConfig
+    from iprm.vqa.data.generate import files as generate
+    from iprm.vqa.data.sources import source
+    from iprm.vqa.data.tensors import Batch, Data, load
+    from iprm.vqa.models.answerer import InputSizes, QuestionAnswerer
+    from iprm.vqa.models.reasoners import VARIANTS, reasoner
+    from iprm.vqa.training import memory, report
+    from iprm.vqa.training.logs import progress_bar
+    from iprm.vqa.training.priors import priors
+    from iprm.vqa.training.trainer import Schedule, Trainer
 
 # In float32 on a CPU the first 20 losses were seen to differ by up to 2e-7, relatively. A dropout rate of 0.14 in
 # place of 0.15 at one site gives 2e-4, a site left out 1e-3, other masks throughout 7e-3: the tolerance lies
@@ -43,6 +47,7 @@ TOLERANCE = {"float32": 5e-5, "float64": 1e-10}
 # On a machine that others use too, torch's threads wait for one another: at these sizes, two took 18 times as long
 # as one on a busy machine of two cores, and 0.7 times as long on a quieter one.
 THREADS = "threads of torch on the CPU; more pay off for larger models on an idle machine"
+TOLERATED = "largest relative difference of the first 20 losses; default 5e-5, in float64 1e-10"
 REPORT_EVERY = 25
 EVAL_BATCH = 500
 
@@ -50,7 +55,7 @@ EVAL_BATCH = 500
 def arguments_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
     parser = argparse.ArgumentParser(
-        prog="python -m iprm.vqa.training.side_by_side", description=__doc__.splitlines()[0]
+        prog="python -m iprm.vqa.training.side_by_side", description=(__doc__ or "").partition("\n")[0]
     )
     data = parser.add_argument_group("data")
     data.add_argument(
@@ -59,9 +64,14 @@ def arguments_parser() -> argparse.ArgumentParser:
         default=os.environ.get("CLEVR_DIR"),
         help="the real data set; default $CLEVR_DIR",
     )
-    data.add_argument("--cache", type=Path, default=Path("build/questions"), help="where generated files are kept")
+    data.add_argument(
+        "--cache",
+        type=Path,
+        default=Path("build/questions"),
+        help="where generated files are kept; default %(default)s",
+    )
     data.add_argument("--max-questions", type=int, help="training questions read; default: as many as the steps use")
-    data.add_argument("--eval-questions", type=int, default=4000, help="validation questions; default 4000")
+    data.add_argument("--eval-questions", type=int, default=4000, help="validation questions; default %(default)s")
     generate.add_arguments(parser.add_argument_group("generated data"))
     _training_arguments(parser.add_argument_group("training"))
     _model_arguments(parser.add_argument_group("model"))
@@ -69,35 +79,37 @@ def arguments_parser() -> argparse.ArgumentParser:
 
 
 def _training_arguments(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--steps", type=int, default=600)
-    group.add_argument("--batch-size", type=int, default=128)
-    group.add_argument("--lr", type=float, default=1e-3)
-    group.add_argument("--warmup", type=float, default=0.1, help="share of the steps; default 0.1")
-    group.add_argument("--weight-decay", type=float, default=0.0)
-    group.add_argument("--clip", type=float, default=1.0, help="largest gradient norm")
-    group.add_argument("--seed", type=int, default=0)
-    group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    group.add_argument("--dtype", choices=tuple(TOLERANCE), default="float32")
-    group.add_argument("--threads", type=int, default=1, help=f"{THREADS}; default 1")
-    group.add_argument("--tolerance", type=float, help="largest relative loss difference over the first 20 steps")
+    group.add_argument("--steps", type=int, default=600, help="of training; default %(default)s")
+    group.add_argument("--batch-size", type=int, default=128, help="questions a step; default %(default)s")
+    group.add_argument("--lr", type=float, default=1e-3, help="highest learning rate; default %(default)s")
+    group.add_argument("--warmup", type=float, default=0.1, help="share of the steps; default %(default)s")
+    group.add_argument("--weight-decay", type=float, default=0.0, help="default %(default)s")
+    group.add_argument("--clip", type=float, default=1.0, help="largest gradient norm; default %(default)s")
+    group.add_argument("--seed", type=int, default=0, help="of weights, order and dropout; default %(default)s")
+    group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default %(default)s")
+    group.add_argument("--dtype", choices=tuple(TOLERANCE), default="float32", help="default %(default)s")
+    group.add_argument("--threads", type=int, default=1, help=f"{THREADS}; default %(default)s")
+    group.add_argument("--tolerance", type=float, help=TOLERATED)
     group.add_argument(
         "--memory-objects",
         type=int,
         nargs="*",
         default=[196],
-        help="also measure memory at these token counts",
+        help="also measure memory at these token counts; default %(default)s",
     )
     group.add_argument("--no-memory", action="store_true", help="measure no memory")
-    group.add_argument("--record", type=Path, default=Path("build/questions/train.json"), help="the JSON record")
+    group.add_argument(
+        "--record", type=Path, default=Path("build/questions/train.json"), help="the JSON record; default %(default)s"
+    )
 
 
 def _model_arguments(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--backend", default="auto", help="backend of the fast module's kernels")
-    group.add_argument("--dim", type=int, default=128)
-    group.add_argument("--num-ops", type=int, default=4)
-    group.add_argument("--num-steps", type=int, default=3)
-    group.add_argument("--window", type=int, default=2)
-    group.add_argument("--reduction", type=int, default=2)
+    group.add_argument("--backend", default="auto", help="of the fast module's kernels; default %(default)s")
+    group.add_argument("--dim", type=int, default=128, help="width D; default %(default)s")
+    group.add_argument("--num-ops", type=int, default=4, help="parallel operations K; default %(default)s")
+    group.add_argument("--num-steps", type=int, default=3, help="reasoning steps T; default %(default)s")
+    group.add_argument("--window", type=int, default=2, help="steps looked back, W; default %(default)s")
+    group.add_argument("--reduction", type=int, default=2, help="r, of R = D / r; default %(default)s")
     group.add_argument("--no-norms", action="store_true", help="leave out IPRM's layer norms")
 
 

@@ -1,12 +1,13 @@
 """Compiles every kernel for every architecture, without a device, and reads what came out.
 
-    python -m iprm_kernels.backends.triton.ahead_of_time                 the whole matrix, as a table
-    python -m iprm_kernels.backends.triton.ahead_of_time --arch 90 --dtype bfloat16 --width 256 --kernel logits
+    python -m iprm_kernels.backends.triton.ahead_of_time      the whole matrix, as a table
+    python -m iprm_kernels.backends.triton.ahead_of_time --arch 90 --width 256 --kernel logits
 
-Shared memory is in the compiler's metadata; registers and instructions are read from the machine code with the
-programs that Triton carries. The exit status is 1 where a kernel breaks a limit: more shared memory than a block may
-have, a register spilled to memory (LDL, STL), a bfloat16 or float16 product without tensor cores, or, in a chain of
-products with tiles of 64 rows or more on sm_90, without the warp group's own instruction (HGMMA).
+Shared memory is in the compiler's metadata; registers and instructions are read from the machine
+code with the programs that Triton carries. The exit status is 1 where a kernel breaks a limit: more
+shared memory than a block may have, a register spilled to memory (LDL, STL), a bfloat16 or float16
+product without tensor cores, or, in a chain of products with tiles of 64 rows or more on sm_90,
+without the warp group's own instruction (HGMMA).
 """
 
 from __future__ import annotations
@@ -18,20 +19,24 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
-import triton
-import triton.backends.nvidia
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
 from iprm_kernels.activations import ACTIVATIONS
 from iprm_kernels.backends.devices import KIB, shared_memory
-from iprm_kernels.backends.triton import configs
-from iprm_kernels.backends.triton.launch import KERNELS, OPTIONS, power_of_2
-from iprm_kernels.backends.triton.tiles import PLAIN
+from iprm_kernels.extras import extra
+
+with extra("triton", __name__):
+    import triton
+    import triton.backends.nvidia
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from iprm_kernels.backends.triton import configs
+    from iprm_kernels.backends.triton.launch import KERNELS, OPTIONS, power_of_2
+    from iprm_kernels.backends.triton.tiles import PLAIN
 
 DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 WIDTHS = (37, 96, 128, 192, 200, 256, 320, 384, 512, 768, 1024)
@@ -173,7 +178,7 @@ def read(cubin: bytes, code: bool = True) -> tuple[int, dict[str, int]]:
         file.write(cubin)
         file.flush()
         usage = tool("cuobjdump", "--dump-resource-usage", file.name)
-        registers, stack = (int(re.search(rf"{name}:(\d+)", usage)[1]) for name in ("REG", "STACK"))
+        registers, stack = (int(re.search(rf"{name}:(\d+)", usage)[1]) for name in ("REG", "STACK"))  # pyright: ignore[reportOptionalSubscript]
         text = tool("nvdisasm", "-c", file.name) if code or stack else ""
     return registers, {name: len(re.findall(rf"\b{name}\b", text)) for name in OPCODES}
 
@@ -231,19 +236,24 @@ WITH_AND_WITHOUT = ("logits",)
 
 
 def cases(
-    architectures=configs.ARCHITECTURES, dtypes=tuple(DTYPES), widths=None, kernel="", activations=("elu",)
+    architectures: Iterable[int] = configs.ARCHITECTURES,
+    dtypes: Iterable[str] = tuple(DTYPES),
+    widths: Sequence[int] | None = None,
+    kernel: str = "",
+    activations: Sequence[str] = ("elu",),
 ) -> Iterator[Case]:
     """The matrix, or a part of it: all that is on, and at R = D = 256 and where it matters all that is off."""
     names = [name for name in KERNELS if kernel in name]
-    for name, activation, *point in itertools.product(names, activations, architectures, dtypes, widths or WIDTHS):
+    points = itertools.product(names, activations, architectures, dtypes, widths or WIDTHS)
+    for name, activation, architecture, dtype, width in points:
         chain = name in configs.CHAINS
-        served = configs.is_fused(name, point[2]) if chain else widths or point[2] in OTHER_WIDTHS
+        served = configs.is_fused(name, width) if chain else widths or width in OTHER_WIDTHS
         if not served:
             continue
         if activation == activations[0] or "ACTIVATION" in KERNELS[name].arg_names:
-            yield from cases_of(name, *point, activation=activation)
-        if point[2] == 256 or name in WITH_AND_WITHOUT:
-            yield from cases_of(name, *point, on=False, activation=activation)
+            yield from cases_of(name, architecture, dtype, width, activation=activation)
+        if width == 256 or name in WITH_AND_WITHOUT:
+            yield from cases_of(name, architecture, dtype, width, on=False, activation=activation)
 
 
 def row(result: Result) -> str:
@@ -261,11 +271,21 @@ def row(result: Result) -> str:
 def main() -> int:
     """Print the table; 1 where anything is wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arch", type=int, nargs="+", default=configs.ARCHITECTURES, choices=configs.ARCHITECTURES)
-    parser.add_argument("--dtype", nargs="+", default=tuple(DTYPES), choices=DTYPES)
-    parser.add_argument("--width", type=int, nargs="+", help="R, and D of the other kernels")
-    parser.add_argument("--kernel", default="", help="only kernels whose name contains this")
-    parser.add_argument("--activation", nargs="+", default=("elu",), choices=ACTIVATIONS)
+    parser.add_argument(
+        "--arch",
+        type=int,
+        nargs="+",
+        default=configs.ARCHITECTURES,
+        choices=configs.ARCHITECTURES,
+        metavar="SM",
+        help="default %(default)s",
+    )
+    parser.add_argument("--dtype", nargs="+", default=tuple(DTYPES), choices=DTYPES, help="default all")
+    parser.add_argument("--width", type=int, nargs="+", help="R, and D of the other kernels; default several")
+    parser.add_argument("--kernel", default="", help="only kernels whose name contains this; default all")
+    parser.add_argument(
+        "--activation", nargs="+", default=("elu",), choices=ACTIVATIONS, metavar="NAME", help="default elu"
+    )
     options = parser.parse_args()
     faulty = total = 0
     for case in cases(options.arch, options.dtype, options.width, options.kernel, options.activation):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -50,7 +52,7 @@ def composition_backward(
     d_keys, d_operations, d_results = (tuple(torch.empty_like(query) for _ in keys) for _ in range(3))
     if B and K:
         drops, switches = rates(seed, step, p_product, p_value, p_attention)
-        sizes = {"K": K, "BLOCKS": len(keys), "D": D, "like": query} | switches
+        sizes: dict[str, Any] = {"K": K, "BLOCKS": len(keys), "D": D, "like": query} | switches
         launch(
             "operations_backward", lambda meta: (B * K,), grad_o, grad_e, extra, query, keys, operations, results, gate,
             a, d_logits, d_query, d_gate, *drops, ADD=extra is not None, **sizes,

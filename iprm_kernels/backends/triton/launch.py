@@ -122,7 +122,7 @@ def launch(kernel: str, grid: Callable[[dict], tuple], *args, like: Tensor, **op
     args: its first arguments, in order: pointers and numbers.  options: the others by name, but for the blocks: K, N
     and constants.  like: has the inputs' dtype and device.
     """
-    key = held.key_of(kernel, like.get_device(), args, options) if like.is_cuda else None
+    key = held.key_of(kernel, like.get_device(), args, options) if like.is_cuda else ()
     if (known := held.KERNELS.get(key)) and not held.watched(known.function):
         known.launch(grid, args)
         return
@@ -130,13 +130,14 @@ def launch(kernel: str, grid: Callable[[dict], tuple], *args, like: Tensor, **op
     entries = configs.entries(
         kernel, architecture_of(like.device), like.dtype, *sizes, activation=options.get("ACTIVATION")
     )
-    if like.is_cuda and len(entries) > 1 and tuning():
+    first, *others = entries
+    if like.is_cuda and others and tuning():
         tuner = tuned(kernel, entries)
         compiled = tuner[grid](*args, **options, **OPTIONS)
         blocks = tuner.best_config.kwargs
     else:
-        compiled = KERNELS[kernel][grid](*args, **options, **OPTIONS, **entries[0].arguments)
-        blocks = dict(entries[0].constants)
+        compiled = KERNELS[kernel][grid](*args, **options, **OPTIONS, **first.arguments)
+        blocks = dict(first.constants)
     if key:
         held.hold(key, KERNELS[kernel], compiled, args, options, blocks)
 

@@ -49,7 +49,7 @@ class Sight:
             for attribute in ATTRIBUTES:
                 key = attribute, thing[attribute]
                 self.having[key] = self.having.get(key, 0) | 1 << i
-        self.fitting = {(): [self.everything] * len(self.things)}
+        self.fitting: dict[tuple[str, ...], list[int]] = {(): [self.everything] * len(self.things)}
         """For each choice of attributes and each object: all objects that have these in common with it."""
         for subset in SUBSETS:
             shared = self.fitting[subset[:-1]]
@@ -84,7 +84,7 @@ class Thing(NamedTuple):
 
     words: str
     node: int
-    index: int
+    index: int  # pyright: ignore[reportIncompatibleMethodOverride] - a tuple's
 
 
 class Group(NamedTuple):

@@ -11,7 +11,6 @@ program, the list of the objects that it is about (`programs.true_objects`).
 from __future__ import annotations
 
 import argparse
-import fcntl
 import hashlib
 import json
 import os
@@ -19,6 +18,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from iprm.vqa.data.clevr import Clevr
 from iprm.vqa.data.generate.asking import Asker
@@ -26,6 +26,7 @@ from iprm.vqa.data.generate.questions import menu
 from iprm.vqa.data.generate.scenes import random_scene
 from iprm.vqa.data.generate.splits import EASY, EXPERIMENTS, Settings, splits
 from iprm.vqa.data.programs import true_objects
+from iprm.vqa.locks import lock
 
 VERSION = "generated-2"
 
@@ -110,8 +111,8 @@ def cached(root: Path, settings: Settings, advance: Callable[[], None] = lambda:
     if is_written(folder, settings):
         return folder
     root.mkdir(parents=True, exist_ok=True)
-    with folder.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with folder.with_suffix(".lock").open("w") as file:
+        lock(file, wait=True)
         if not is_written(folder, settings):
             write(folder, settings, advance)
     return folder
@@ -129,12 +130,14 @@ def generated(folder: Path, **settings: int | bool) -> Clevr:
     return Clevr(cached(Path(folder), replace(EXPERIMENTS, **settings)))
 
 
-def add_arguments(parser: argparse.ArgumentParser, defaults: Settings = EASY) -> None:
+def add_arguments(parser: argparse._ActionsContainer, defaults: Settings = EASY) -> None:
     """Add one argument for each setting but the seed."""
     for name, default in asdict(defaults).items():
         if name == "seed":
             continue
-        kind = {"action": argparse.BooleanOptionalAction} if isinstance(default, bool) else {"type": int}
+        kind: dict[str, Any] = (
+            {"action": argparse.BooleanOptionalAction} if isinstance(default, bool) else {"type": int}
+        )
         parser.add_argument(f"--{name.replace('_', '-')}", **kind, default=default, help=f"default {default}")
 
 
@@ -145,9 +148,11 @@ def settings_from(arguments: argparse.Namespace) -> Settings:
 
 def main(argv: list[str] | None = None) -> int:
     """Write the files of the given settings."""
-    parser = argparse.ArgumentParser(prog="python -m iprm.vqa.data.generate", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m iprm.vqa.data.generate", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("folder", type=Path, help="where scenes/ and questions/ are written")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="default %(default)s")
     add_arguments(parser, EXPERIMENTS)
     arguments = parser.parse_args(argv)
     try:
