@@ -80,6 +80,10 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+# Ruff, on PATH, lays out the signatures.
+docs: $(READY)
+	PATH="$(abspath $(BIN)):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -90,7 +94,7 @@ $(READY): $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip setuptools wheel
 	$(BIN)/python -m pip install --quiet "$(TORCH)" ninja numpy
-	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[train,bench,test,dev]"
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[train,bench,test,dev,docs]"
 	rm -f $(VENV)/.ready-*
 	touch $@
 
