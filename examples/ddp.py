@@ -9,6 +9,7 @@ On the CPU, with gloo. Dropout is off: each process would draw its own, and the 
 from __future__ import annotations
 
 import argparse
+import gc
 
 import torch
 import torch.distributed as dist
@@ -53,6 +54,7 @@ def main() -> None:
     if arguments.batch % processes:
         parser.error(f"--batch: expected a multiple of the {processes} processes, got {arguments.batch}")
     train(rank, processes, arguments.steps, arguments.batch)
+    gc.collect()  # the wrapped model, which refers to itself, holds the group that ends here
     dist.destroy_process_group()
 
 
