@@ -88,7 +88,8 @@ def test_a_published_checkpoint_that_is_missing_is_not_made(run, tmp_path):
 
 def test_lora(run):
     layers.warn_once.cache_clear()
-    with pytest.warns(UserWarning, match=r"formation\.F1 is a __main__\.Around, so .* as iprm\.reference does"):
+    reason = r"formation\.F1 is a __main__\.Around"
+    with pytest.warns(UserWarning, match=reason + r", so the module runs as iprm\.reference does"):
         text = run("lora.py", "--steps", "16")
     assert re.findall("fused: (.*)", text) == ["yes", "no, formation.F1 is a __main__.Around"]
     parametrized, wrapped = (list(map(float, line.split())) for line in re.findall("losses (.*)", text))

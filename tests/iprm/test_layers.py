@@ -128,7 +128,8 @@ def test_warns_once_and_says_what_it_costs():
     layers.warn_once.cache_clear()
     _, fast = changed("full", adapter, "execution.C1")
     args = inputs(fast.config)
-    expected = r"execution\.C1 is a layers_that_are_not_plain\.Adapter, so .* as iprm\.reference does: .*\(B, K, N, R\)"
+    reason = r"execution\.C1 is a layers_that_are_not_plain\.Adapter"
+    expected = reason + r", so the module runs as iprm\.reference does: .*\(B, K, N, R\)"
     with pytest.warns(UserWarning, match=expected):
         fast(*args)
     with warnings.catch_warnings():
