@@ -22,6 +22,7 @@ from iprm_kernels import recurrence
 from iprm_kernels.backends import BACKENDS
 from iprm_kernels.checks import check_choice
 from iprm_kernels.dropout import draw_seed
+from iprm_kernels.steps.kept import room_of
 from iprm_kernels.steps.weights import Activations, Epsilons, Map, Rates, Weights
 
 STAGES = {
@@ -58,6 +59,9 @@ class IPRM(reference.IPRM):
             launch forward and one backward, on copies of the inputs, and return copies. The last eight kinds are kept,
             each with its memory: of a step, all activations and gradients. Moving or replacing parameters discards
             them, so leave it off where they move in each call (sharded ones); new values in place do not.
+        memory: what a training step's forward may keep beyond rows of B·K so that its backward computes less again:
+            "least" nothing, "fast" all, "auto" what fits into 256 MiB; or a number of bytes. It changes no result by
+            more than rounding. See `iprm_kernels.recurrence`.
 
             A call runs as usual on a CPU, which has nothing to capture; on an empty batch; where a stage or a layer has
             a hook or is of another class than here; within activation checkpointing and other hooks of saved tensors,
@@ -70,10 +74,11 @@ class IPRM(reference.IPRM):
     once.
     """
 
-    def __init__(self, config: IPRMConfig, backend: str = "auto", cuda_graph: bool = False):
+    def __init__(self, config: IPRMConfig, backend: str = "auto", cuda_graph: bool = False, memory: str | int = "auto"):
         super().__init__(config)
         check_choice("backend", backend, ("auto", *BACKENDS))
-        self.backend = backend
+        room_of(memory)  # raises
+        self.backend, self.memory_policy = backend, memory
         self.graphs = Graphs() if cuda_graph else None
 
     def forward(
@@ -94,7 +99,7 @@ class IPRM(reference.IPRM):
 
         if self.graphs is None or not self._is_capturable():
             return forward(self, *inputs)
-        return self.graphs(forward, self, inputs, (return_attention, self.training, self.backend))
+        return self.graphs(forward, self, inputs, (return_attention, self.training, self.backend, self.memory_policy))
 
     def _recurrence(
         self,
@@ -127,6 +132,7 @@ class IPRM(reference.IPRM):
             visual_mask=visual_mask,
             seed=draw_seed(visual.device) if drops else None,
             backend=self.backend,
+            memory=self.memory_policy,
         )
 
     def unfused(self) -> str | None:

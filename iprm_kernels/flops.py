@@ -66,13 +66,25 @@ PARTS = SimpleNamespace(
     linear=eager.linear,
     linear_back=eager.linear_back,
     pack=eager.pack,
+    KEEPS_PAIRS=eager.KEEPS_PAIRS,
     **{op: part(op) for op in ("dropout", *CORES)},
 )
 """What the steps of the recurrence are made of."""
 
+
+def is_of_pairs(tensor: Tensor) -> bool:
+    """Whether this is one of the (T, B, K, N, R) that a recurrence may keep: nothing else has as many dimensions."""
+    return tensor.dim() == 5
+
+
+def without_pairs(args: tuple) -> tuple:
+    """The arguments of a backward of the recurrence without the pairs that were kept."""
+    return tuple([t for t in arg if not is_of_pairs(t)] if isinstance(arg, list) else arg for arg in args)
+
+
 COMPOSED: dict[str, Callable] = {
     "recurrence": lambda *args: walk.forward(PARTS, *args[:-1]),
-    "recurrence_backward": lambda *args: walk.backward(PARTS, *args[:-1]),
+    "recurrence_backward": lambda *args: walk.backward(PARTS, *without_pairs(args)[:-1]),
     "execution_dropped": dropped_execution._registered(dropped_execution._full),
     "execution_dropped_backward": dropped_execution._registered(dropped_execution._full_backward),
     "execution_simple_dropped": dropped_execution._registered(dropped_execution._simple),
@@ -82,10 +94,12 @@ COMPOSED: dict[str, Callable] = {
 
 def of_composed(op: str, *args) -> int:
     """The operations of a call of `torch.ops.iprm.<op>`, from what it is composed of."""
+    kept = [t for arg in args if isinstance(arg, list) for t in arg if is_of_pairs(t)]
+    saved = sum(map(len, kept)) * pairs(call_of(op, args)) if kept else 0  # one product each, in every step
     shapes = tree_map_only(Tensor, lambda t: torch.empty(t.shape, dtype=t.dtype, device="meta"), args)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         COMPOSED[op](*shapes)
-    return counter.get_total_flops()
+    return counter.get_total_flops() - saved
 
 
 def register(op: str, count: Callable[..., int]) -> None:

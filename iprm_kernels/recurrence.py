@@ -42,7 +42,9 @@ from iprm_kernels.steps.weights import (
     unflattened,
 )
 
-_OPTIONS = "Tensor? seed, int steps, int window, bool mask_self, str activations, float[] rates, float[] epsilons"
+_OPTIONS = (
+    "Tensor? seed, int steps, int window, bool mask_self, str activations, float[] rates, float[] epsilons, int room"
+)
 
 library.define(
     "recurrence(Tensor O, Tensor E, Tensor language, Tensor? language_mask, Tensor visual, Tensor? visual_mask,"
@@ -68,13 +70,15 @@ class Attentions(NamedTuple):
 def _fake(O, E, language, language_mask, visual, visual_mask, weights, maps, seed, steps, window, *rest):
     *options, keep, backend = rest
     (B, K, D), L, N = O.shape, language.shape[1], visual.shape[1]
-    o, R = options_of(steps, window, *options), reduced_of(weights, maps)
+    o = options_of(steps, window, *options)
     wide = accumulator(O.dtype)
     attentions = [O.new_empty(steps, B, K, columns, dtype=wide) for columns in (L, N, K * (1 + window))]
     tensors = []
     if keep:
-        dtype = backends.working_dtype(backend, O)
-        tensors = [O.new_empty(shape, dtype=dtype) for shape in kept.shapes(maps, o, B, K, N, D, R)]
+        module = backends.of_recurrence(backend, O)
+        dtype = module.working_dtype(O.dtype)
+        sizes = kept.Sizes(B, K, N, D, reduced_of(weights, maps), dtype.itemsize, module.KEEPS_PAIRS)
+        tensors = [O.new_empty(shape, dtype=dtype) for shape in kept.shapes(maps, o, sizes).values()]
     return O.new_empty(B, K, D), O.new_empty(B, K, D), *attentions, tensors
 
 
@@ -197,6 +201,7 @@ def recurrence(
     visual_mask: Tensor | None = None,  # (B, N) bool
     seed: Tensor | None = None,  # (1,) int64
     backend: str = "auto",
+    memory: str | int = "auto",
 ) -> tuple[Tensor, Tensor, Attentions]:
     """All T steps of the mechanism, with every option (mechanism.md, "One step").
 
@@ -209,6 +214,8 @@ def recurrence(
         activations: φ of each stage.  rates: of dropout.  epsilons: of the layer norms.
         seed: (1,) int64, needed when a rate is positive.
         backend: "auto", or the backend that must run it.
+        memory: what a forward may keep for its backward beyond rows of B·K, so that less is computed again (see
+            `iprm_kernels.steps.kept`): "least" nothing of it, "fast" all, "auto" up to 256 MiB; or a number of bytes.
     Returns:
         O and E after T steps (B, K, D) in the inputs' dtype, and where each step looked. All are differentiable.
         Where a gradient will be asked for, the forward keeps what `iprm_kernels.steps.kept` lists.
@@ -224,12 +231,13 @@ def recurrence(
         flat, weights = used, unflattened(used, maps)
     check_arguments(O, E, language, visual, weights, language_mask, visual_mask, steps)
     check_options(O, steps, window, activations, rates, seed)
+    room = kept.room_of(memory)
     # A traced call is checked by one without gradients, which must look the same.
     graph = torch.is_grad_enabled() or torch.jit.is_tracing()
     keep = graph and any(t.requires_grad for t in (O, E, language, visual, *flat))
     memory_O, memory_E, *attentions, _ = transforms.call(
         "recurrence", eager.recurrence, backend, O, E, language, language_mask, visual, visual_mask, flat, maps, seed,
-        steps, window, mask_self, ",".join(activations), list(rates), list(epsilons), keep,
+        steps, window, mask_self, ",".join(activations), list(rates), list(epsilons), room, keep,
     )  # fmt: skip
     return memory_O, memory_E, Attentions(*attentions)
 

@@ -45,9 +45,10 @@ IPRM_INLINE Wide multiply_words(Wide x, uint32_t y) {
 }
 
 // x[start], y[start], x[start + 1], y[start + 1], ...
-template <int kStart>
-IPRM_INLINE Wide interleaved(Wide x, Wide y) {
-    constexpr int n = kWideLanes, s = kStart;
+// A template of its type too, so that the branches of other sizes are not compiled.
+template <int kStart, typename W>
+IPRM_INLINE W interleaved(W x, W y) {
+    constexpr int n = sizeof(W) / sizeof(uint64_t), s = kStart;
     if constexpr (n == 8) {
         return __builtin_shufflevector(x, y, s, s + n, s + 1, s + n + 1, s + 2, s + n + 2, s + 3, s + n + 3);
     } else if constexpr (n == 4) {

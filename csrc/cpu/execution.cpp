@@ -129,7 +129,7 @@ struct ExecutionInputs {
           w(padded_operand(w, width)),
           weights(PackedWeights::of<T>(c1a, c2, backward, packed)) {}
 
-    ExecutionArgs<T> args(const DropoutMask& product, Activation activation, T* logits) const {
+    ExecutionArgs<T> args(const DropoutMask& product, Activation activation, T* logits, const Pairs<T>& pairs) const {
         return {g.size(1),
                 rank,
                 width,
@@ -144,7 +144,8 @@ struct ExecutionInputs {
                 data<T>(w),
                 logits,
                 product,
-                activation};
+                activation,
+                pairs};
     }
 
     int64_t rank, width;
@@ -154,9 +155,23 @@ struct ExecutionInputs {
     PackedWeights weights;
 };
 
+// `tensors` are none or two.
+template <typename T>
+Pairs<T> pairs_of(const std::vector<Tensor>& tensors, const Tensor& v, const Tensor& g) {
+    if (tensors.empty()) return {nullptr, nullptr, 0};
+    TORCH_CHECK_VALUE(tensors.size() == 2, "pairs: expected none or 2 tensors, got ", tensors.size());
+    const int64_t stride = round_up(v.size(2), kPairUnit);
+    for (const Tensor& x : tensors) {
+        expect(x, "pairs", {v.size(0), g.size(1), v.size(1), stride}, v.options().dtype(accumulator(v.scalar_type())));
+        TORCH_CHECK_VALUE(x.is_contiguous(), "pairs: expected contiguous tensors");
+    }
+    return {tensors[0].mutable_data_ptr<T>(), tensors[1].mutable_data_ptr<T>(), stride};
+}
+
 template <typename T>
 auto run_execution_backward(const ExecutionInputs<T>& in, at::ScalarType dtype, const Tensor& grad_logits,
-                            const DropoutMask& product, Activation activation, const Needs& needs) {
+                            const DropoutMask& product, Activation activation, const Needs& needs,
+                            const Pairs<T>& pairs) {
     const int64_t operations = in.g.size(1), samples = in.v.size(0), tokens = in.v.size(1);
     const int64_t groups = group_count(in.tile_count, std::min(in.tiles.height, tokens), operations);
     const int64_t tasks = in.tile_count * groups, slots = slot_count(tasks);
@@ -168,7 +183,7 @@ auto run_execution_backward(const ExecutionInputs<T>& in, at::ScalarType dtype, 
     const auto slots_of = [&](bool need) { return need ? allocate({slots, rows, in.width}, in.v) : unneeded(in.v); };
     const auto sums = [](Tensor& parts, bool need) { return need ? parts.mutable_data_ptr<T>() : nullptr; };
     Tensor grad_c1a = slots_of(needs[4]), grad_c2 = slots_of(needs[5]);
-    const ExecutionBackwardArgs<T> args{in.args(product, activation, nullptr),
+    const ExecutionBackwardArgs<T> args{in.args(product, activation, nullptr, pairs),
                                         data<T>(in.weights.c1a),
                                         data<T>(in.weights.c2),
                                         data<T>(grad_logits),
@@ -224,9 +239,12 @@ std::tuple<Tensor, Tensor> execution(const Tensor& v, const Tensor& u, const Ten
                                      const Tensor& c1a, const Tensor& c2, const Tensor& c2_bias, const Tensor& w,
                                      const Tensor& tokens, const OptionalTensor& mask, const OptionalTensor& seed,
                                      int64_t step, double p_product, double p_attention, const std::string& activation,
-                                     const std::vector<Tensor>& packed) {
+                                     const std::vector<Tensor>& packed, const std::vector<Tensor>& pairs) {
     expect_execution(v, u, g, l, c1a, c2, c2_bias, w, tokens, mask);
     const int64_t samples = v.size(0), operations = g.size(1), count = v.size(1);
+    if (v.size(2) % kPairUnit != 0) {
+        for (Tensor x : pairs) x.zero_();  // the kernels write whole panels, which may be less
+    }
     const Activation act = parse_activation(activation);
     const DropoutMask product = dropout_mask(seed, step, Role::kProduct, p_product, "p_product");
     const DropoutMask dropout = dropout_mask(seed, step, Role::kExecutionAttention, p_attention, "p_attention");
@@ -234,7 +252,7 @@ std::tuple<Tensor, Tensor> execution(const Tensor& v, const Tensor& u, const Ten
     Tensor pooled = with_accumulator(v.scalar_type(), [&](auto zero) {
         using T = decltype(zero);
         const ExecutionInputs<T> in(v, u, g, l, c1a, c2, c2_bias, w, false, packed);
-        const ExecutionArgs<T> args = in.args(product, act, attention.mutable_data_ptr<T>());
+        const ExecutionArgs<T> args = in.args(product, act, attention.mutable_data_ptr<T>(), pairs_of<T>(pairs, v, g));
         parallel(in.tile_count * operations, in.tiles.height * in.rank * in.width,
                  [&](int64_t first, int64_t last) { kernels<T>().execution(args, first, last); });
         return attend<T>(tokens, mask, attention, dropout);
@@ -246,7 +264,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
     const Tensor& grad_pooled, const OptionalTensor& grad_attention, const Tensor& v, const Tensor& u, const Tensor& g,
     const Tensor& l, const Tensor& c1a, const Tensor& c2, const Tensor& c2_bias, const Tensor& w, const Tensor& tokens,
     const Tensor& attention, const OptionalTensor& seed, int64_t step, double p_product, double p_attention,
-    const std::string& activation, const Needs& needs, const std::vector<Tensor>& packed) {
+    const std::string& activation, const Needs& needs, const std::vector<Tensor>& packed,
+    const std::vector<Tensor>& pairs) {
     expect_execution(v, u, g, l, c1a, c2, c2_bias, w, tokens, std::nullopt);
     expect_needs(needs, 9);
     expect_execution_gradients(grad_pooled, grad_attention, tokens, attention, g.size(1));
@@ -258,7 +277,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
         AttendGradient gradient(grad_pooled, grad_attention, tokens, attention, needs[8]);
         attend_backward<T>(gradient, dropout);
         const ExecutionInputs<T> in(v, u, g, l, c1a, c2, c2_bias, w, true, packed);
-        return std::tuple_cat(run_execution_backward<T>(in, v.scalar_type(), gradient.grad_logits, product, act, needs),
+        return std::tuple_cat(run_execution_backward<T>(in, v.scalar_type(), gradient.grad_logits, product, act, needs,
+                                                        pairs_of<T>(pairs, v, g)),
                               std::make_tuple(converted(gradient.grad_tokens, v.scalar_type())));
     });
 }

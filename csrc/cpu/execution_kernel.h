@@ -1,7 +1,8 @@
 // Operation execution, the logits: h = C2 act(C1a (g * v) + u) + c2, s = w . drop(act(h * l)).
 //
 // Per (sample, tile of tokens, operation) both products run on tiles that stay in the cache; biases,
-// activations, gates and the dot with w are epilogues of the products. The backward recomputes the tile.
+// activations, gates and the dot with w are epilogues of the products. The backward makes the tile again, or has what
+// the forward kept of it.
 #pragma once
 
 #include "amx.h"
@@ -70,9 +71,30 @@ void scale_tile(const ExecutionArgs<T>& args, const Tile& tile, const T* g, Tile
     }
 }
 
-// H, and the slopes for the backward.
+// Where the pairs of a tile's first row and an operation lie; null where they are not kept.
+template <typename T>
+T* tile_pairs(T* pairs, const ExecutionArgs<T>& args, const Tile& tile, int64_t k) {
+    if (pairs == nullptr) return nullptr;
+    const int64_t row = tile.sample * args.operations + k;
+    return pairs + (row * args.tiling.tokens + tile.start) * args.pairs.stride;
+}
+
+// Calls epilogue(first row, first column, block) as panel_product does, with numbers that were kept.
+template <typename T, typename Epilogue>
+IPRM_INLINE void kept_product(const ExecutionArgs<T>& args, const Tile& tile, const T* kept, Epilogue&& epilogue) {
+    for_blocks<T>(tile.rows, args.width, [&](int64_t r, int64_t c, auto rows) IPRM_LAMBDA {
+        constexpr int kBlock = decltype(rows)::value;
+        Vec<T> block[kBlock][kTileVectors];
+        each_of<kBlock>([&](int i, int j) IPRM_LAMBDA {
+            block[i][j] = load(kept + tile.existing(r + i) * args.pairs.stride + c + j * kLanes<T>);
+        });
+        epilogue(r, c, block);
+    });
+}
+
+// H, and the slopes for the backward; what precedes the activation is kept where there is a place for it.
 template <typename Act, bool kSlope, typename T>
-void hidden_tile(const ExecutionArgs<T>& args, const Tile& tile, TileScratch<T>& s) {
+void hidden_tile(const ExecutionArgs<T>& args, const Tile& tile, T* kept, TileScratch<T>& s) {
     const T* u = args.u + (tile.sample * args.tiling.tokens + tile.start) * args.width;
     panel_product(tile.rows, args.rank, s.scaled, args.c1a_t, args.width,
                   [&](int64_t r, int64_t c, auto& acc) IPRM_LAMBDA {
@@ -88,6 +110,9 @@ void hidden_tile(const ExecutionArgs<T>& args, const Tile& tile, TileScratch<T>&
                                   hidden[j] = y.value;
                                   slope[j] = y.slope;
                               } else {
+                                  if (kept != nullptr && r + i < tile.count) {
+                                      store(kept + (r + i) * args.pairs.stride + c + j * kLanes<T>, pre);
+                                  }
                                   hidden[j] = Act::value(pre);
                               }
                           }
@@ -99,8 +124,8 @@ void hidden_tile(const ExecutionArgs<T>& args, const Tile& tile, TileScratch<T>&
 
 // The logits of the tile's rows.
 template <typename Act, typename T>
-void logit_tile(const ExecutionArgs<T>& args, const Tile& tile, const T* l, const T* multipliers, TileScratch<T>& s,
-                T* logits) {
+void logit_tile(const ExecutionArgs<T>& args, const Tile& tile, const T* l, const T* multipliers, T* kept,
+                TileScratch<T>& s, T* logits) {
     T* sums = s.sums.get();
     panel_product(tile.rows, args.rank, s.hidden, args.c2_t, args.width,
                   [&](int64_t r, int64_t c, auto& acc) IPRM_LAMBDA {
@@ -110,7 +135,11 @@ void logit_tile(const ExecutionArgs<T>& args, const Tile& tile, const T* l, cons
 #pragma GCC unroll 16
                           for (int j = 0; j < kTileVectors; ++j) {
                               const int64_t d = c + j * kLanes<T>;
-                              Vec<T> y = Act::value((acc[i][j] + load(args.c2_bias + d)) * load(l + d));
+                              const Vec<T> pre = acc[i][j] + load(args.c2_bias + d);
+                              if (kept != nullptr && r + i < tile.count) {
+                                  store(kept + (r + i) * args.pairs.stride + d, pre);
+                              }
+                              Vec<T> y = Act::value(pre * load(l + d));
                               if (multipliers != nullptr) y *= load(multipliers + (r + i) * args.rank + d);
                               sum += y * load(args.w + d);
                           }
@@ -136,10 +165,10 @@ void execution_range(const ExecutionArgs<T>& args, int64_t first, int64_t last) 
         const Tile tile(args, i / args.operations);
         const int64_t k = i % args.operations, row = tile.sample * args.operations + k;
         scale_tile(args, tile, args.g + row * args.width, scratch);
-        hidden_tile<Act, false>(args, tile, scratch);
+        hidden_tile<Act, false>(args, tile, tile_pairs(args.pairs.hidden, args, tile, k), scratch);
         const T* multipliers = tile_multipliers(args, tile, k, scratch.multipliers.get());
-        logit_tile<Act>(args, tile, args.l + row * args.width, multipliers, scratch,
-                        args.logits + row * args.tiling.tokens + tile.start);
+        logit_tile<Act>(args, tile, args.l + row * args.width, multipliers, tile_pairs(args.pairs.gated, args, tile, k),
+                        scratch, args.logits + row * args.tiling.tokens + tile.start);
     }
 }
 
@@ -153,37 +182,74 @@ struct TileGradients {
     bool accumulate;  // to the slot's, which are not the first
 };
 
-// P = gradient of H C2^T + c2, and the gradients of l, c2 and w.
-template <typename Act, typename T>
-void pre_gate_backward(const ExecutionArgs<T>& args, const Tile& tile, const T* l, const T* multipliers,
-                       TileScratch<T>& s, const TileGradients<T>& out) {
+// P, the gradient of `pre` = H C2^T + c2, in its place, and the gradients of l, c2 and w; all of one block.
+template <typename Act, typename T, typename Block>
+IPRM_INLINE void gate_backward(const ExecutionArgs<T>& args, int64_t r, int64_t c, Block& pre, const T* l,
+                               const T* multipliers, TileScratch<T>& s, const TileGradients<T>& out) {
     const T* grad_logits = s.grad_logits.get();
+#pragma GCC unroll 16
+    for (int j = 0; j < kTileVectors; ++j) {
+        const int64_t d = c + j * kLanes<T>;
+        const Vec<T> lv = load(l + d), wv = load(args.w + d);
+        Vec<T> dl = {}, db = {}, dw = {};  // of the block first: fewer roundings in a long sum
+#pragma GCC unroll 16
+        for (int i = 0; i < kHeight<Block>; ++i) {
+            const auto y = Act::value_and_slope(pre[i][j] * lv);
+            Vec<T> grad = splat<Vec<T>>(grad_logits[r + i]);
+            if (multipliers != nullptr) grad *= load(multipliers + (r + i) * args.rank + d);
+            dw += grad * y.value;
+            const Vec<T> gated = grad * wv * y.slope;
+            dl += gated * pre[i][j];
+            pre[i][j] = gated * lv;
+            db += pre[i][j];
+        }
+        store(out.l + d, load(out.l + d) + dl);
+        store(out.c2_bias + d, load(out.c2_bias + d) + db);
+        store(out.w + d, load(out.w + d) + dw);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kHeight<Block>; ++i) s.grad_pre.put(r + i, c, pre[i]);
+}
+
+// H, its slopes and P: by the two products of the forward.
+template <typename Act, typename T>
+void pairs_again(const ExecutionArgs<T>& args, const Tile& tile, const T* l, const T* multipliers, TileScratch<T>& s,
+                 const TileGradients<T>& out) {
+    hidden_tile<Act, true>(args, tile, static_cast<T*>(nullptr), s);
     panel_product(tile.rows, args.rank, s.hidden, args.c2_t, args.width,
                   [&](int64_t r, int64_t c, auto& acc) IPRM_LAMBDA {
 #pragma GCC unroll 16
                       for (int j = 0; j < kTileVectors; ++j) {
-                          const int64_t d = c + j * kLanes<T>;
-                          const Vec<T> lv = load(l + d), bias = load(args.c2_bias + d), wv = load(args.w + d);
-                          Vec<T> dl = {}, db = {}, dw = {};  // of the block first: fewer roundings in a long sum
+                          const Vec<T> bias = load(args.c2_bias + c + j * kLanes<T>);
 #pragma GCC unroll 16
-                          for (int i = 0; i < kHeight<decltype(acc)>; ++i) {
-                              const Vec<T> pre = acc[i][j] + bias;
-                              const auto y = Act::value_and_slope(pre * lv);
-                              Vec<T> grad = splat<Vec<T>>(grad_logits[r + i]);
-                              if (multipliers != nullptr) grad *= load(multipliers + (r + i) * args.rank + d);
-                              dw += grad * y.value;
-                              const Vec<T> gated = grad * wv * y.slope;
-                              dl += gated * pre;
-                              acc[i][j] = gated * lv;
-                              db += acc[i][j];
-                          }
-                          store(out.l + d, load(out.l + d) + dl);
-                          store(out.c2_bias + d, load(out.c2_bias + d) + db);
-                          store(out.w + d, load(out.w + d) + dw);
+                          for (int i = 0; i < kHeight<decltype(acc)>; ++i) acc[i][j] += bias;
                       }
-#pragma GCC unroll 16
-                      for (int i = 0; i < kHeight<decltype(acc)>; ++i) s.grad_pre.put(r + i, c, acc[i]);
+                      gate_backward<Act>(args, r, c, acc, l, multipliers, s, out);
                   });
+}
+
+// The same, from what the forward kept.
+template <typename Act, typename T>
+void pairs_kept(const ExecutionArgs<T>& args, const Tile& tile, int64_t k, const T* l, const T* multipliers,
+                TileScratch<T>& s, const TileGradients<T>& out) {
+    kept_product(args, tile, tile_pairs(args.pairs.hidden, args, tile, k),
+                 [&](int64_t r, int64_t c, auto& pre) IPRM_LAMBDA {
+#pragma GCC unroll 16
+                     for (int i = 0; i < kHeight<decltype(pre)>; ++i) {
+                         Vec<T> slope[kTileVectors];
+#pragma GCC unroll 16
+                         for (int j = 0; j < kTileVectors; ++j) {
+                             const auto y = Act::value_and_slope(pre[i][j]);
+                             pre[i][j] = y.value;
+                             slope[j] = y.slope;
+                         }
+                         s.hidden.put(r + i, c, pre[i]);
+                         s.grad_hidden.keep(r + i, c, slope);
+                     }
+                 });
+    kept_product(args, tile, tile_pairs(args.pairs.gated, args, tile, k),
+                 [&](int64_t r, int64_t c, auto& pre)
+                     IPRM_LAMBDA { gate_backward<Act>(args, r, c, pre, l, multipliers, s, out); });
 }
 
 // The gradient of A C1a^T + u, in place of the slopes, and du.
@@ -242,9 +308,13 @@ void tile_backward(const ExecutionBackwardArgs<T>& args, const Tile& tile, int64
     for (int64_t r = 0; r < tile.rows; ++r) s.grad_logits.get()[r] = r < tile.count ? grad_logits[r] : T(0);
 
     scale_tile(f, tile, g, s);
-    hidden_tile<Act, true>(f, tile, s);
     const T* multipliers = tile_multipliers(f, tile, k, s.multipliers.get());
-    pre_gate_backward<Act>(f, tile, f.l + row * f.width, multipliers, s, out);
+    const T* l = f.l + row * f.width;
+    if (f.pairs.hidden == nullptr) {
+        pairs_again<Act>(f, tile, l, multipliers, s, out);
+    } else {
+        pairs_kept<Act>(f, tile, k, l, multipliers, s, out);
+    }
     if (out.c2 != nullptr) {
         transposed_product(tile.count, s.grad_pre, s.hidden, f.rank, f.width, s.transposed, out.c2, out.accumulate);
     }

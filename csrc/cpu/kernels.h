@@ -96,6 +96,16 @@ struct Tiling {
     int64_t tokens, tiles, height;
 };
 
+// What the pairs of tokens and operations were before their activations, (B, K, N, stride) each, the first R numbers of
+// a row: A C1a^T + u and H C2^T + c2. The forward writes them, and a backward that has them computes neither again.
+constexpr int64_t kPairUnit = 32;  // the stride is R rounded up to it, whole panels of every instruction set
+
+template <typename T>
+struct Pairs {
+    T *hidden, *gated;  // both, or null
+    int64_t stride;
+};
+
 // `width` is R rounded up to whole panels; tensors of that width are padded with zeros. `rank` is R itself.
 template <typename T>
 struct ExecutionArgs {
@@ -108,6 +118,7 @@ struct ExecutionArgs {
     T* logits;              // (B, K, N)
     DropoutMask product;
     Activation activation;
+    Pairs<T> pairs;
 };
 
 template <typename T>

@@ -56,19 +56,22 @@ std::tuple<Tensor, Tensor, Tensor> formation_backward(const Tensor& grad_z, cons
 
 // The forms of C1a and C2 that the execution's products read, for many calls of it as their last argument: two for
 // the forward alone, four for both. Where that is empty, a call packs them itself.
+// `pairs`: the two tensors (B, K, N, R rounded up to kPairUnit) of kernels.h, Pairs, which the forward writes and the
+// backward reads; or none.
 std::vector<Tensor> pack(const Tensor& c1a, const Tensor& c2, bool backward);
 
 std::tuple<Tensor, Tensor> execution(const Tensor& v, const Tensor& u, const Tensor& g, const Tensor& l,
                                      const Tensor& c1a, const Tensor& c2, const Tensor& c2_bias, const Tensor& w,
                                      const Tensor& tokens, const OptionalTensor& mask, const OptionalTensor& seed,
                                      int64_t step, double p_product, double p_attention, const std::string& activation,
-                                     const std::vector<Tensor>& packed);
+                                     const std::vector<Tensor>& packed, const std::vector<Tensor>& pairs);
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> execution_backward(
     const Tensor& grad_pooled, const OptionalTensor& grad_attention, const Tensor& v, const Tensor& u, const Tensor& g,
     const Tensor& l, const Tensor& c1a, const Tensor& c2, const Tensor& c2_bias, const Tensor& w, const Tensor& tokens,
     const Tensor& attention, const OptionalTensor& seed, int64_t step, double p_product, double p_attention,
-    const std::string& activation, const Needs& needs, const std::vector<Tensor>& packed);
+    const std::string& activation, const Needs& needs, const std::vector<Tensor>& packed,
+    const std::vector<Tensor>& pairs);
 
 std::tuple<Tensor, Tensor> execution_simple(const Tensor& keys, const Tensor& query, const Tensor& w,
                                             const Tensor& tokens, const OptionalTensor& mask,

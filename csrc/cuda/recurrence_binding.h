@@ -124,7 +124,8 @@ std::tuple<Tensor, Tensor> execution_of_run(const Tensor& v, const Tensor& u, co
                                             const Tensor& c1a, const Tensor& c2, const Tensor& c2_bias, const Tensor& w,
                                             const Tensor& tokens, const OptionalTensor& mask,
                                             const OptionalTensor& seed, int64_t step, double p_product,
-                                            double p_attention, const std::string& activation, const Tensors&) {
+                                            double p_attention, const std::string& activation, const Tensors&,
+                                            const Tensors&) {
     return execution(v, u, g, l, c1a, c2, c2_bias, w, tokens, mask, seed, step, p_product, p_attention, activation);
 }
 
@@ -132,7 +133,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
     const Tensor& grad_pooled, const OptionalTensor& grad_attention, const Tensor& v, const Tensor& u, const Tensor& g,
     const Tensor& l, const Tensor& c1a, const Tensor& c2, const Tensor& c2_bias, const Tensor& w, const Tensor& tokens,
     const Tensor& attention, const OptionalTensor& seed, int64_t step, double p_product, double p_attention,
-    const std::string& activation, const Needs& needs, const Tensors&) {
+    const std::string& activation, const Needs& needs, const Tensors&, const Tensors&) {
     return execution_backward(grad_pooled, grad_attention, v, u, g, l, c1a, c2, c2_bias, w, tokens, attention, seed,
                               step, p_product, p_attention, activation, needs);
 }

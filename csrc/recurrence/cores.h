@@ -63,18 +63,21 @@ struct Cores {
                                                              const OptionalTensor& seed, int64_t step,
                                                              double p_attention, const Needs& needs);
 
-    // C1a and C2 in the form that the calls of `execution` read, which are given it as `packed`.
+    // C1a and C2 in the form that the calls of `execution` read, which are given it as `packed`. `pairs` are two
+    // tensors of Kept, or none.
     Tensors (*pack)(const Tensor& c1a, const Tensor& c2, bool backward);
     std::tuple<Tensor, Tensor> (*execution)(const Tensor& v, const Tensor& u, const Tensor& g, const Tensor& l,
                                             const Tensor& c1a, const Tensor& c2, const Tensor& c2_bias, const Tensor& w,
                                             const Tensor& tokens, const OptionalTensor& mask,
                                             const OptionalTensor& seed, int64_t step, double p_product,
-                                            double p_attention, const std::string& activation, const Tensors& packed);
+                                            double p_attention, const std::string& activation, const Tensors& packed,
+                                            const Tensors& pairs);
     std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> (*execution_backward)(
         const Tensor& grad_pooled, const OptionalTensor& grad_attention, const Tensor& v, const Tensor& u,
         const Tensor& g, const Tensor& l, const Tensor& c1a, const Tensor& c2, const Tensor& c2_bias, const Tensor& w,
         const Tensor& tokens, const Tensor& attention, const OptionalTensor& seed, int64_t step, double p_product,
-        double p_attention, const std::string& activation, const Needs& needs, const Tensors& packed);
+        double p_attention, const std::string& activation, const Needs& needs, const Tensors& packed,
+        const Tensors& pairs);
     std::tuple<Tensor, Tensor> (*execution_simple)(const Tensor& keys, const Tensor& query, const Tensor& w,
                                                    const Tensor& tokens, const OptionalTensor& mask,
                                                    const OptionalTensor& seed, int64_t step, double p_product,

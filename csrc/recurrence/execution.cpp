@@ -14,15 +14,18 @@ Execution::Execution(Run& run, const Tensor& V, OptionalTensor mask, bool need_t
 
 Look Execution::look_once() {
     if (same_.x.defined()) return same_;
-    Tensors kept;
-    for (const auto& name : names_of_keys()) kept.push_back(run_.kept.has(name) ? run_.kept.all(name) : Tensor());
-    same_ = run_.returning ? Look{V_, kept} : look(V_, kept);
-    return same_;
+    return same_ = with_keys(V_, 0);
+}
+
+Look Execution::with_keys(const Tensor& x, int64_t place) {
+    Tensors keys;
+    for (const auto& name : names_of_keys()) keys.push_back(run_.kept.has(name) ? run_.kept.at(name, place) : Tensor());
+    return run_.returning && keys[0].defined() ? Look{x, keys} : look(x, keys);
 }
 
 Look Execution::tokens(int64_t t) {
     if (once_) return look_once();
-    return look(run_.drop(V_, visual_sites(t)), Tensors(names_of_keys().size()));
+    return with_keys(run_.drop(V_, visual_sites(t)), t);
 }
 
 std::pair<Tensor, Tensor> Execution::forward(int64_t t, const Tensor& z, const Tensor& E) {
@@ -100,6 +103,12 @@ class Full : public Execution {
     Back attend_back(int64_t t, const Look& look, const Tensor& a, const Tensor& d_pooled, const Tensor& da,
                      const Tensor& dz, const Tensor& dE) override;
 
+    // What is kept of the pairs of a step; none where nothing is.
+    Tensors pairs(int64_t t) {
+        if (!run_.kept.has("C1φ")) return {};
+        return {run_.kept.at("C1φ", t), run_.kept.at("h", t)};
+    }
+
     Tensor C1a_;
     Map C1b_;
     Tensor bias_g_;
@@ -125,7 +134,7 @@ Execution::Attended Full::attend(int64_t t, const Look& look, const Tensor& z, c
     run_.linear(gates);
     return run_.cores.execution(look.keys[0], look.keys[1], gates[0].out, gates[1].out, C1a_, w["C2"].weight,
                                 w["C2"].bias, w_, look.x, mask_, run_.seed, t, rates.product, rates.execution_attention,
-                                run_.o.activations.execution, packed_);
+                                run_.o.activations.execution, packed_, pairs(t));
 }
 
 Execution::Back Full::attend_back(int64_t t, const Look& look, const Tensor& a, const Tensor& d_pooled,
@@ -137,7 +146,7 @@ Execution::Back Full::attend_back(int64_t t, const Look& look, const Tensor& a, 
     const auto [dv, du, dg, dl, dC1a, dC2, dc2, dw, dx] = run_.cores.execution_backward(
         d_pooled, given(da), look.keys[0], look.keys[1], run_.kept.at("g", t), run_.kept.at("l", t), C1a_,
         w["C2"].weight, w["C2"].bias, w_, look.x, a, run_.seed, t, rates.product, rates.execution_attention,
-        run_.o.activations.execution, needs, packed_);
+        run_.o.activations.execution, needs, packed_, pairs(t));
     run_.add("w", dw);
     if (run_.needed("C1")) run_.add("C1a", dC1a);
     if (run_.needed("C2")) {

@@ -18,7 +18,7 @@ struct Look {
 // r_k = LN?( sum_n a_kn (Wv x~_n) ): what both forms of execution share; `Full` and `Simple` have keys and logits.
 //
 // Without visual dropout the keys do not depend on the step: they are made once, and kept. With it every step makes its
-// own, and its backward makes them again: kept, they would be T tensors of (B, N, D + 2R).
+// own; its backward makes x~ again, and the keys too unless all steps' are kept.
 class Execution {
   public:
     // V: visual tokens (B, N, D).  mask: (B, N) bool, which the backward does not need.
@@ -71,6 +71,8 @@ class Execution {
   private:
     Sites visual_sites(int64_t t) const { return {{run_.o.rates.visual, Role::kVisual, t}}; }
     Look look_once();
+    // x~ with the keys of that place, if they were kept; otherwise they are made, there if a backward follows.
+    Look with_keys(const Tensor& x, int64_t place);
     // x~ of step t with its keys.
     Look tokens(int64_t t);
     void sum_up(const Look& d);

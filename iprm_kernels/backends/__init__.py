@@ -66,9 +66,9 @@ def select(name: str, call: Call, device: torch.device, dtype: torch.dtype) -> M
     raise RuntimeError(f"backend {name!r} cannot run {call.op} for {name_of(dtype)} on {device}: {why}")
 
 
-def working_dtype(name: str, like: Tensor) -> torch.dtype:
-    """The dtype that the recurrence of a backend keeps its rows in, for inputs like this."""
-    return select(name, Call("recurrence"), like.device, like.dtype).working_dtype(like.dtype)
+def of_recurrence(name: str, like: Tensor) -> ModuleType:
+    """The backend whose recurrence runs for inputs like this."""
+    return select(name, Call("recurrence"), like.device, like.dtype)
 
 
 def run(name: str, op: str, first: Tensor, *args):

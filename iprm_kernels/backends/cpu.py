@@ -92,12 +92,15 @@ def pack(C1a: Tensor, C2: Tensor, backward: bool = True) -> tuple[Tensor, ...]:
 
 def execution(*args):
     """The op, and behind its 15 arguments, if they were made, the weights of `pack`."""
-    return extension().execution(*args[:15], args[15:])
+    return extension().execution(*args[:15], args[15:], [])
 
 
 def execution_backward(*args):
     """The op, and behind its 18 arguments, if they were made, the weights of `pack`."""
-    return extension().execution_backward(*args[:18], args[18:])
+    return extension().execution_backward(*args[:18], args[18:], [])
+
+
+KEEPS_PAIRS = True
 
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -107,15 +110,15 @@ def working_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def recurrence(O: Tensor, *args):
     if O.dtype == accumulator(O.dtype):
-        return native.forward(extension(), O, *args)
-    memory_O, memory_E, *rest = native.forward(extension(), *widened([O, *args]))
+        return native.forward(extension(), KEEPS_PAIRS, O, *args)
+    memory_O, memory_E, *rest = native.forward(extension(), KEEPS_PAIRS, *widened([O, *args]))
     return memory_O.to(O.dtype), memory_E.to(O.dtype), *rest
 
 
 def recurrence_backward(grad_O: Tensor, *args):
     if grad_O.dtype == accumulator(grad_O.dtype):
-        return native.backward(extension(), grad_O, *args)
-    *first, of_weights = native.backward(extension(), *widened([grad_O, *args]))
+        return native.backward(extension(), KEEPS_PAIRS, grad_O, *args)
+    *first, of_weights = native.backward(extension(), KEEPS_PAIRS, *widened([grad_O, *args]))
     return *(d.to(grad_O.dtype) for d in first), [d.to(grad_O.dtype) for d in of_weights]
 
 

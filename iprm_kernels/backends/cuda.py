@@ -136,6 +136,7 @@ composition = _op("composition")
 composition_backward = _op("composition_backward")
 
 working_dtype = eager.working_dtype
+KEEPS_PAIRS = False
 
 
 def not_at_once(weights: Weights, options: Options, O: torch.Tensor, language: torch.Tensor) -> str | None:
@@ -161,11 +162,11 @@ def recurrence(O, E, language, language_mask, visual, visual_mask, weights, maps
     w, o = unflattened(weights, maps), options_of(*options)
     if keep or not_at_once(w, o, O, language):
         inputs = (O, E, language, language_mask, visual, visual_mask, weights, maps, seed)
-        return native.forward(extension(), *inputs, *options_and_keep)
+        return native.forward(extension(), KEEPS_PAIRS, *inputs, *options_and_keep)
     args = at_once.arguments(O, E, language, language_mask, visual, visual_mask, w, o)
     operations, results, *attentions = extension().steps(*args)
     return operations[-1].clone(), results[-1].clone(), *attentions, []
 
 
 def recurrence_backward(*args):
-    return native.backward(extension(), *args)
+    return native.backward(extension(), KEEPS_PAIRS, *args)

@@ -42,6 +42,9 @@ def accumulator(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+KEEPS_PAIRS = False  # of all steps at once, see iprm_kernels/steps/kept.py
+
+
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype that the recurrence computes in, and keeps its rows in."""
     return dtype

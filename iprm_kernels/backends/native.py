@@ -15,26 +15,30 @@ from iprm_kernels.steps.weights import options_of, reduced_of
 
 
 def forward(
-    extension: ModuleType, O: Tensor, E, language, language_mask, visual, visual_mask, weights, maps, seed, *rest
-):
+    extension: ModuleType, keeps_pairs: bool, O: Tensor, E, language, language_mask, visual, visual_mask, weights, maps,
+    seed, *rest,
+):  # fmt: skip
     """`iprm::recurrence`, in the dtype of its inputs."""
     *options, keep = rest
-    names, shapes = (), []
-    if keep:
-        o, R = options_of(*options), reduced_of(weights, maps)
-        (B, K, D), N = O.shape, visual.shape[1]
-        names, shapes = kept.names(maps, o), kept.shapes(maps, o, B, K, N, D, R)
+    shapes = _shapes(keeps_pairs, O, visual, weights, maps, options) if keep else {}
     inputs = (O, E, language, language_mask, visual, visual_mask, weights, maps, seed)
-    return extension.recurrence(*inputs, *options, names, shapes)
+    return extension.recurrence(*inputs, *options[:-1], list(shapes), list(shapes.values()))
+
+
+def _shapes(keeps_pairs: bool, memory: Tensor, visual: Tensor, weights: list[Tensor], maps: str, options: list):
+    (B, K, D), N, R = memory.shape, visual.shape[1], reduced_of(weights, maps)
+    sizes = kept.Sizes(B, K, N, D, R, memory.itemsize, keeps_pairs)
+    return kept.shapes(maps, options_of(*options), sizes)
 
 
 def backward(
-    extension: ModuleType, dO: Tensor, dE, d_language, d_visual, d_operations, language, visual, weights, maps,
-    a_language, a_visual, a_operations, tensors, seed, *options_and_needs,
+    extension: ModuleType, keeps_pairs: bool, dO: Tensor, dE, d_language, d_visual, d_operations, language, visual,
+    weights, maps, a_language, a_visual, a_operations, tensors, seed, *options_and_needs,
 ):  # fmt: skip
     """`iprm::recurrence_backward`, likewise."""
-    names = kept.names(maps, options_of(*options_and_needs[:-1]))
+    *options, needs = options_and_needs
+    names = list(_shapes(keeps_pairs, dO, visual, weights, maps, options))
     return extension.recurrence_backward(
         dO, dE, d_language, d_visual, d_operations, language, visual, weights, maps, a_language, a_visual,
-        a_operations, names, tensors, seed, *options_and_needs,
+        a_operations, names, tensors, seed, *options[:-1], needs,
     )  # fmt: skip

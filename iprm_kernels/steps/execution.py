@@ -25,7 +25,7 @@ class Execution:
 
     V: visual tokens (B, N, D).  mask: (B, N) bool, which the backward does not need.
     Without visual dropout the keys do not depend on the step: they are made once, and kept. With it every step makes
-    its own, and its backward makes them again: kept, they would be T tensors of (B, N, D + 2R).
+    its own; its backward makes x̃ again, and the keys too unless all steps' are kept.
     """
 
     KEYS: tuple[str, ...]
@@ -37,20 +37,20 @@ class Execution:
         self.run, self.V, self.mask, self.need_tokens = run, V, mask, need_tokens
         self.w = run.w.w.weight[0]
         self.need_keys = need_tokens or bool(run.needs & self.OF_KEYS)
-        self.once = None if run.o.rates.visual > 0.0 else self.look_once()
+        self.once = None if run.o.rates.visual > 0.0 else self.kept_look(V, 0)
 
-    def look_once(self) -> Look:
+    def kept_look(self, x: Tensor, place: int) -> Look:
+        """With the keys of that place, if they were kept; otherwise they are made, and kept if a backward follows."""
         run = self.run
-        if self.KEYS[0] in run.kept:
-            return Look(self.V, tuple(run.kept[name] for name in self.KEYS))
-        look = self.look(self.V)
-        if run.keeps:
-            run.kept |= dict(zip(self.KEYS, look.keys, strict=True))
+        if run.returning and self.KEYS[0] in run.kept:
+            return Look(x, tuple(run.kept[name][place] for name in self.KEYS))
+        look = self.look(x)
+        run.keep(**dict(zip(self.KEYS, look.keys, strict=True)))
         return look
 
     def tokens(self, t: int) -> Look:
         """x̃ of step t with its keys."""
-        return self.once or self.look(self.run.drop(self.V, self.visual_site(t)))
+        return self.once or self.kept_look(self.run.drop(self.V, self.visual_site(t)), t)
 
     def forward(self, t: int, z: Tensor, E: Tensor) -> tuple[Tensor, Tensor]:
         """-> r (B, K, D), attention (B, K, N)."""

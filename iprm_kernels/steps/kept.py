@@ -1,20 +1,58 @@
 """What a forward keeps for its backward, besides the attentions that it returns.
 
 With the default options a step keeps 12 D + 2 R numbers for each of its B·K rows, and once in a forward the keys
-(B, N, 2R) are kept; with the default dropout 17 D + 2 R, and no keys, which are then made anew in every step. No tensor
-of B·K·N is among them. In the inputs' dtype; on the CPU, which computes 16 bits in float32, in that.
+(B, N, 2R) are kept; with the default dropout 17 D + 2 R, and no keys, which every step then makes anew. In the inputs'
+dtype; on the CPU, which computes 16 bits in float32, in that.
+
+Where there is room, more is kept, and less computed again: the keys of all steps, T (B, N, 2R), which saves the
+products that make them; and then, on backends that can, the pairs of all steps, 2 T (B, K, N, R), which saves two of
+the eight products of a pair.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from math import prod
 from types import MappingProxyType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from iprm_kernels.checks import check_choice, check_number
 from iprm_kernels.steps.weights import Options
+
+ROOM = 2**28
+"""Bytes that `memory="auto"` keeps at most, beyond the rows."""
+PAIR_UNIT = 32
+"""R is rounded up to it where pairs are kept (csrc/cpu/kernels.h)."""
+MEMORY = {"auto": ROOM, "least": 0, "fast": 2**62}
+
+
+class Sizes(NamedTuple):
+    """Those of a call, for a backend that works in numbers of `itemsize` bytes and keeps pairs or cannot."""
+
+    B: int
+    K: int
+    N: int
+    D: int
+    R: int
+    itemsize: int
+    pairs: bool
+
+
+def room_of(memory: str | int) -> int:
+    """The bytes that `memory` names.
+
+    Raises:
+        ValueError: it is neither a number nor one of the names.
+    """
+    if isinstance(memory, str):
+        check_choice("memory", memory, tuple(MEMORY))
+        return MEMORY[memory]
+    check_number("memory", memory, MEMORY["fast"])
+    return memory
 
 
 @functools.lru_cache(maxsize=64)
@@ -80,30 +118,31 @@ def widths(maps: str, o: Options) -> Mapping[str, tuple[int, str]]:
     return MappingProxyType(table)
 
 
-def once(maps: str, o: Options) -> tuple[str, ...]:
-    """What is kept once in a forward, (B, N, R) each: the keys, where all steps share them."""
-    if o.rates.visual > 0.0:
-        return ()
-    return ("v", "u") if "Wk" in maps.split(",") else ("κ",)
+def larger(maps: str, o: Options, sizes: Sizes) -> dict[str, tuple[int, ...]]:
+    """The shapes of what is kept of keys and pairs, by name."""
+    B, K, N, _, R, itemsize, pairs = sizes
+    full = "Wk" in maps.split(",")
+    of_keys = ("v", "u") if full else ("κ",)
+    shared = o.rates.visual == 0.0  # all steps have the same keys
+    found: dict[str, tuple[int, ...]] = {name: (1 if shared else o.steps, B, N, R) for name in of_keys}
+    room = o.room if shared else o.room - itemsize * sum(map(prod, found.values()))
+    if room < 0:
+        return {}
+    width = -(-R // PAIR_UNIT) * PAIR_UNIT
+    of_pairs = {name: (o.steps, B, K, N, width) for name in ("C1φ", "h")}
+    if pairs and full and itemsize * sum(map(prod, of_pairs.values())) <= room:
+        found |= of_pairs
+    return found
 
 
-def shapes(maps: str, o: Options, B: int, K: int, N: int, D: int, R: int) -> list[tuple[int, ...]]:
-    """The shapes of all that is kept, in order."""
+def shapes(maps: str, o: Options, sizes: Sizes) -> dict[str, tuple[int, ...]]:
+    """The shapes of all that is kept, by name."""
+    B, K, _, D, R, *_ = sizes
     numbers = {"D": D, "2D": 2 * D, "R": R, "2R": 2 * R}
-    steps = [(times * o.steps, B, K, numbers[width]) for times, width in widths(maps, o).values()]
-    return [*steps, *[(B, N, R) for _ in once(maps, o)]]
+    rows = {name: (times * o.steps, B, K, numbers[width]) for name, (times, width) in widths(maps, o).items()}
+    return rows | larger(maps, o, sizes)
 
 
-def stacked(kept: dict, maps: str, o: Options) -> list[Tensor]:
-    """From lists of all steps, by name, to tensors in order; the lists are emptied."""
-    return [*(torch.stack(kept.pop(name)) for name in widths(maps, o)), *(kept.pop(name) for name in once(maps, o))]
-
-
-def names(maps: str, o: Options) -> tuple[str, ...]:
-    """The names of all that is kept, in order."""
-    return (*widths(maps, o), *once(maps, o))
-
-
-def named(tensors: list[Tensor], maps: str, o: Options) -> dict[str, Tensor]:
-    """The inverse of `stacked`, but that each name has one tensor of all steps."""
-    return dict(zip(names(maps, o), tensors, strict=True))
+def stacked(kept: dict[str, list[Tensor]], shapes: Mapping[str, tuple[int, ...]]) -> list[Tensor]:
+    """From lists of all steps, by name, to tensors in the order of `shapes`; the lists are emptied."""
+    return [torch.stack(kept.pop(name)) for name in shapes]

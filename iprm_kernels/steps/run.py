@@ -4,6 +4,7 @@ the rows that weight gradients are made of."""
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -24,7 +25,7 @@ Sites = tuple[tuple[float, Role, int], ...]
 class Run:
     """One pass over the steps.
 
-    keep: whether a backward pass will follow.
+    keeps: the names of what a backward pass will need.
     kept: by name, what the backward needs, of each step (see `kept.py` for the list and its bytes).
     needs: the fields of `Weights` whose gradients are asked for.
     """
@@ -35,11 +36,11 @@ class Run:
         weights: Weights,
         options: Options,
         seed: Tensor | None,
-        keep: bool = False,
+        keeps: Collection[str] = (),
         kept: dict[str, Tensor] | None = None,
         needs: frozenset[str] = frozenset(),
     ):
-        self.cores, self.o, self.seed, self.keeps, self.needs = cores, options, seed, keep, needs
+        self.cores, self.o, self.seed, self.keeps, self.needs = cores, options, seed, keeps, needs
         self.w: Any = weights  # `NEEDS` says which of the maps are there together, which no checker can know
         self.returning = kept is not None  # this is the walk back
         self.kept: dict = defaultdict(list) if kept is None else kept
@@ -49,8 +50,8 @@ class Run:
 
     def keep(self, **tensors: Tensor) -> None:
         """Keep tensors of this step for the backward."""
-        if self.keeps:
-            for name, tensor in tensors.items():
+        for name, tensor in tensors.items():
+            if name in self.keeps:
                 self.kept[name].append(tensor)
 
     def inputs(self, name: str, otherwise: str) -> Tensor:

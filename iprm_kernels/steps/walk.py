@@ -13,7 +13,7 @@ from iprm_kernels.steps.composition import Composition
 from iprm_kernels.steps.execution import execution_of
 from iprm_kernels.steps.formation import Formation
 from iprm_kernels.steps.run import Cores, Run
-from iprm_kernels.steps.weights import options_of, unflattened
+from iprm_kernels.steps.weights import Weights, options_of, unflattened
 
 
 def forward(
@@ -21,7 +21,9 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
     """`iprm::recurrence` over the cores of a backend: the memory after T steps, the attentions, and what is kept."""
     *options, keep = options_and_keep
-    run = Run(cores, unflattened(weights, maps), options_of(*options), seed, keep)
+    w, o = unflattened(weights, maps), options_of(*options)
+    shapes = kept.shapes(maps, o, sizes_of(cores, O, visual, w)) if keep else {}
+    run = Run(cores, w, o, seed, shapes)
     formation, execution = Formation(run, language, language_mask), execution_of(run, visual, visual_mask)
     composition, attentions = Composition(run), []
     for t in range(run.o.steps):
@@ -31,7 +33,13 @@ def forward(
         O, E, a_operations = composition.forward(t, z, r, O, E)
         attentions.append((a_language, a_visual, padded(a_operations, a_language, run.o.window)))
     a_language, a_visual, a_operations = (torch.stack(a) for a in zip(*attentions, strict=True))
-    return O, E, a_language, a_visual, a_operations, kept.stacked(run.kept, maps, run.o) if keep else []
+    return O, E, a_language, a_visual, a_operations, kept.stacked(run.kept, shapes)
+
+
+def sizes_of(cores: Cores, memory: Tensor, visual: Tensor, weights: Weights) -> kept.Sizes:
+    """Those of a call whose tensors are in the dtype that the backend works in."""
+    (B, K, D), N = memory.shape, visual.shape[1]
+    return kept.Sizes(B, K, N, D, weights.reduced, memory.itemsize, cores.KEEPS_PAIRS)
 
 
 def padded(a: Tensor | None, like: Tensor, window: int) -> Tensor:
@@ -55,7 +63,9 @@ def backward(
     *options, needs = options_and_needs
     w, o = unflattened(weights, maps), options_of(*options)
     need_language, need_visual = needs[2:4]
-    run = Run(cores, w, o, seed, kept=kept.named(tensors, maps, o), needs=fields_of(maps.split(","), needs[4:]))
+    names = kept.shapes(maps, o, sizes_of(cores, dO, visual, w))
+    by_name = dict(zip(names, tensors, strict=True))
+    run = Run(cores, w, o, seed, kept=by_name, needs=fields_of(maps.split(","), needs[4:]))
     formation = Formation(run, language, need_tokens=need_language)
     execution = execution_of(run, visual, need_tokens=need_visual)
     composition, K = Composition(run), dO.shape[1]

@@ -160,8 +160,10 @@ class Options(NamedTuple):
     activations: Activations
     rates: Rates
     epsilons: Epsilons
+    room: int = 0  # bytes, for what `kept.py` keeps beyond the rows
 
 
-def options_of(steps, window, mask_self, activations, rates, epsilons) -> Options:
+def options_of(steps, window, mask_self, activations, rates, epsilons, room) -> Options:
     """Options from the plain values of an op's schema, the names of the activations joined by commas."""
-    return Options(steps, window, mask_self, Activations(*activations.split(",")), Rates(*rates), Epsilons(*epsilons))
+    φ, p, ε = Activations(*activations.split(",")), Rates(*rates), Epsilons(*epsilons)
+    return Options(steps, window, mask_self, φ, p, ε, room)

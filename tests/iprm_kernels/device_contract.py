@@ -55,7 +55,7 @@ def test_opcheck_of_the_recurrence(keep, backend):
     flat, maps = flattened(fast.IPRM(config).requires_grad_(keep)._weights())
     O, E, X, V = (torch.randn(2, n, 8, requires_grad=keep) for n in (2, 2, 3, 5))
     rates = [0.2 * keep] * len(Rates._fields)
-    options = (torch.tensor([99]), 2, 2, True, ",".join(Activations()), rates, [*Epsilons()])
+    options = (torch.tensor([99]), 2, 2, True, ",".join(Activations()), rates, [*Epsilons()], 2**20)
     masks = (torch.rand(2, 3) > 0.4, torch.rand(2, 5) > 0.4)
     arguments = (O, E, X, masks[0], V, masks[1], flat, maps, *options, keep, backend)
     torch.library.opcheck(torch.ops.iprm.recurrence, arguments)

@@ -11,6 +11,7 @@ import iprm_kernels
 from iprm import IPRMConfig, fast
 from iprm.config import RATES
 from iprm_kernels import Activations, Map, Rates, recurrence
+from iprm_kernels.activations import ACTIVATIONS
 from iprm_kernels.backends import BACKENDS, cpu, eager
 from iprm_kernels.steps import kept
 from iprm_kernels.steps.run import Run
@@ -67,8 +68,8 @@ def call_of(config: IPRMConfig, dtype=torch.float64, B=2, L=4, N=5, masked=True)
     return [*(t.requires_grad_() for t in tensors), model._weights()], options
 
 
-def outputs_of(args, options, backend):
-    O, E, attentions = recurrence(*args, **options, backend=backend)
+def outputs_of(args, options, backend, memory="least"):
+    O, E, attentions = recurrence(*args, **options, backend=backend, memory=memory)
     return [O, E, *attentions]
 
 
@@ -85,7 +86,7 @@ def by_autograd(args, options):
     o = options | {"activations": ",".join(options["activations"])}
     return eager.recurrence(
         O, E, language, o["language_mask"], visual, o["visual_mask"], flat, maps, o["seed"], o["steps"], o["window"],
-        o["mask_self"], o["activations"], o["rates"], Epsilons(), False,
+        o["mask_self"], o["activations"], o["rates"], Epsilons(), 0, False,
     )[:5]  # fmt: skip
 
 
@@ -102,8 +103,8 @@ def check_close(got, exact):
     torch.testing.assert_close(got, exact, rtol=0, atol=bound)
 
 
-def check_against_autograd(args, options, backend):
-    found, want = outputs_of(args, options, backend), by_autograd(args, options)
+def check_against_autograd(args, options, backend, memory="least"):
+    found, want = outputs_of(args, options, backend, memory), by_autograd(args, options)
     for got, exact in zip(found, want, strict=True):
         check_close(got, exact)
     weighting = [torch.randn_like(t) for t in want]
@@ -117,11 +118,20 @@ def check_against_autograd(args, options, backend):
 
 
 @pytest.mark.numerical
+@pytest.mark.parametrize("memory", ["least", "fast"])
 @pytest.mark.parametrize("dropped", [False, True])
 @pytest.mark.parametrize("name", OPTIONS)
-def test_backward_equals_autograd(name, dropped, backend):
+def test_backward_equals_autograd(name, dropped, memory, backend):
     """Of the memory and of every attention, for every input and weight."""
-    check_against_autograd(*call_of(config_of(name, dropped)), backend)
+    check_against_autograd(*call_of(config_of(name, dropped)), backend, memory)
+
+
+@pytest.mark.numerical
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_backward_from_kept_pairs(activation, backend):
+    """Of several tiles of tokens, the last one lower, with keys whose width is no multiple of a panel's."""
+    config = dataclasses.replace(config_of("defaults", dropped=True), execution_activation=activation, dim=74)
+    check_against_autograd(*call_of(config, N=121), backend, "fast")
 
 
 def many_rows(name: str, dropped: bool) -> IPRMConfig:
@@ -157,9 +167,49 @@ def test_gradients_of_an_empty_batch(name, backend):
         assert d is None or (d.shape == x.shape and not d.any())
 
 
+@pytest.mark.parametrize("room", [0, 10**6, 2 * 10**6, 10**8])
+@pytest.mark.parametrize("dropped", [False, True])
+def test_room_is_kept_to(room, dropped):
+    """What is kept beyond the rows takes no more bytes, and as many of them as fit: first the keys, then the pairs."""
+    config = dataclasses.replace(config_of("defaults", dropped), dim=64)
+    sizes = kept.Sizes(B=4, K=3, N=100, D=64, R=32, itemsize=4, pairs=True)
+    maps = flattened(fast.IPRM(config)._weights())[1]
+    rates = Rates(*(getattr(config, name) for name in RATES))
+    larger = kept.larger(maps, Options(3, 2, True, Activations(), rates, Epsilons(), room), sizes)
+    keys, pairs = 2 * 3 * 4 * 100 * 32 * 4, 2 * 3 * 4 * 3 * 100 * 32 * 4
+    keys_fit = not dropped or keys <= room
+    pairs_fit = pairs + (keys if dropped else 0) <= room
+    assert list(larger) == ["v", "u"] * keys_fit + ["C1φ", "h"] * pairs_fit
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+def test_same_bits_whatever_is_kept(dropped):
+    """What is kept is what would be made again."""
+    if reason := BACKENDS["cpu"].unsupported(torch.device("cpu"), torch.float32):
+        pytest.skip(f"cpu: {reason}")
+    if cpu.extension().cpu_capability() == "amx":
+        pytest.skip("sums over the rows of a tile are made in other blocks")
+    args, options = call_of(config_of("defaults", dropped), torch.float32, B=3, N=150)
+    found = []
+    for memory in ("least", "fast"):
+        outputs = [y for y in outputs_of(args, options, "cpu", memory) if y.requires_grad]
+        found.append(torch.autograd.grad([y.sum() for y in outputs], leaves_of(args), allow_unused=True))
+    assert all(a is b or torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("memory", ["most", -1, 1.5, True, None])
+def test_bad_memory_is_named(memory):
+    args, options = call_of(config_of("defaults", False))
+    with pytest.raises(ValueError, match=r"^memory: expected "):
+        outputs_of(args, options, "eager", memory)
+    with pytest.raises(ValueError, match=r"^memory: expected "):
+        fast.IPRM(IPRMConfig(**SIZES), memory=memory)
+
+
+@pytest.mark.parametrize("memory", ["least", "fast"])
 @pytest.mark.parametrize("dropped", [False, True])
 @pytest.mark.parametrize("name", OPTIONS)
-def test_same_bits_for_any_number_of_threads(name, dropped, threads):
+def test_same_bits_for_any_number_of_threads(name, dropped, memory, threads):
     """Of what the op returns and of every gradient, save those of layer norms: the library sums them by threads."""
     if reason := BACKENDS["cpu"].unsupported(torch.device("cpu"), torch.float32):
         pytest.skip(f"cpu: {reason}")
@@ -172,29 +222,39 @@ def test_same_bits_for_any_number_of_threads(name, dropped, threads):
     found = []
     for count in (1, 2, 3):
         threads(count)
-        outputs = [y for y in outputs_of(args, options, "cpu") if y.requires_grad]
+        outputs = [y for y in outputs_of(args, options, "cpu", memory) if y.requires_grad]
         grads = torch.autograd.grad(outputs, kept_leaves, [y.detach() for y in outputs], allow_unused=True)
         found.append([*outputs, *(d for d in grads if d is not None)])
     for others in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], others, strict=True))
 
 
+@pytest.mark.parametrize("memory", ["least", "fast"])
 @pytest.mark.parametrize("dropped", [False, True])
 @pytest.mark.parametrize("name", OPTIONS)
-def test_keeps_what_is_written_down(name, dropped):
-    """By name, number and size; and nothing of (B, K, N, ·)."""
+def test_keeps_what_is_written_down(name, dropped, memory, backend):
+    """By name, number and size; and nothing of (B, K, N, ·) unless it is asked for."""
     config = config_of(name, dropped)
     (O, E, language, visual, weights), options = call_of(config)
     flat, maps = flattened(weights)
+    room = kept.MEMORY[memory]
     o = Options(
-        options["steps"], options["window"], options["mask_self"], options["activations"], options["rates"], Epsilons()
+        options["steps"],
+        options["window"],
+        options["mask_self"],
+        options["activations"],
+        options["rates"],
+        Epsilons(),
+        room,
     )
     *_, tensors = torch.ops.iprm.recurrence(
         O, E, language, None, visual, None, flat, maps, SEED, *o[:3], ",".join(o.activations), list(o.rates),
-        list(o.epsilons), True, "eager",
+        list(o.epsilons), room, True, backend,
     )  # fmt: skip
-    (B, K, D), N, R = O.shape, visual.shape[1], weights.reduced
-    assert [t.shape for t in tensors] == kept.shapes(maps, o, B, K, N, D, R)
+    pairs = BACKENDS[backend].KEEPS_PAIRS
+    shapes = kept.shapes(maps, o, kept.Sizes(*O.shape[:2], *visual.shape[1:], weights.reduced, 8, pairs))
+    assert [t.shape for t in tensors] == list(shapes.values())
+    assert ("h" in shapes) == (memory == "fast" and pairs and config.execution == "full")
     assert all(t.data_ptr() != u.data_ptr() for i, t in enumerate(tensors) for u in tensors[:i])
 
 
@@ -217,7 +277,7 @@ def test_opcheck(name, dropped, backend):
         if not keep:
             args = torch.utils._pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, args)
         values = (options["steps"], options["window"], True, ",".join(options["activations"]), list(options["rates"]))
-        torch.library.opcheck(torch.ops.iprm.recurrence, (*args, *values, [1e-5] * 6, keep, backend))
+        torch.library.opcheck(torch.ops.iprm.recurrence, (*args, *values, [1e-5] * 6, 2**20, keep, backend))
 
 
 @pytest.mark.parametrize("execution", ["full", "simple"])

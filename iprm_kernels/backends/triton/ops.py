@@ -141,6 +141,7 @@ linear = eager.linear
 linear_back = eager.linear_back
 pack = eager.pack
 working_dtype = eager.working_dtype
+KEEPS_PAIRS = eager.KEEPS_PAIRS
 
 
 @functools.cache
