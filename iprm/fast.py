@@ -60,8 +60,8 @@ class IPRM(reference.IPRM):
             each with its memory: of a step, all activations and gradients. Moving or replacing parameters discards
             them, so leave it off where they move in each call (sharded ones); new values in place do not.
         memory: what a training step's forward may keep beyond rows of B·K so that its backward computes less again:
-            "least" nothing, "fast" all, "auto" what fits into 256 MiB; or a number of bytes. It changes no result by
-            more than rounding. See `iprm_kernels.recurrence`.
+            "least" nothing, "fast" all, "auto" at most as many bytes as those rows take; or a number of bytes. No
+            result changes by more than rounding. See `iprm_kernels.recurrence`.
 
             A call runs as usual on a CPU, which has nothing to capture; on an empty batch; where a stage or a layer has
             a hook or is of another class than here; within activation checkpointing and other hooks of saved tensors,

@@ -15,7 +15,7 @@ import functools
 from collections.abc import Mapping
 from math import prod
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,11 +23,11 @@ from torch import Tensor
 from iprm_kernels.checks import check_choice, check_number
 from iprm_kernels.steps.weights import Options
 
-ROOM = 2**28
-"""Bytes that `memory="auto"` keeps at most, beyond the rows."""
+AUTO = -1
+"""As many bytes as the rows take."""
 PAIR_UNIT = 32
 """R is rounded up to it where pairs are kept (csrc/cpu/kernels.h)."""
-MEMORY = {"auto": ROOM, "least": 0, "fast": 2**62}
+MEMORY = {"auto": AUTO, "least": 0, "fast": 2**62}
 
 
 class Sizes(NamedTuple):
@@ -118,29 +118,31 @@ def widths(maps: str, o: Options) -> Mapping[str, tuple[int, str]]:
     return MappingProxyType(table)
 
 
-def larger(maps: str, o: Options, sizes: Sizes) -> dict[str, tuple[int, ...]]:
-    """The shapes of what is kept of keys and pairs, by name."""
-    B, K, N, _, R, itemsize, pairs = sizes
-    full = "Wk" in maps.split(",")
-    of_keys = ("v", "u") if full else ("κ",)
-    shared = o.rates.visual == 0.0  # all steps have the same keys
-    found: dict[str, tuple[int, ...]] = {name: (1 if shared else o.steps, B, N, R) for name in of_keys}
-    room = o.room if shared else o.room - itemsize * sum(map(prod, found.values()))
-    if room < 0:
-        return {}
-    width = -(-R // PAIR_UNIT) * PAIR_UNIT
-    of_pairs = {name: (o.steps, B, K, N, width) for name in ("C1φ", "h")}
-    if pairs and full and itemsize * sum(map(prod, of_pairs.values())) <= room:
-        found |= of_pairs
-    return found
+def rows(maps: str, o: Options, sizes: Sizes) -> dict[str, tuple[int, ...]]:
+    """The shapes of what is kept of rows, by name."""
+    B, K, _, D, R, *_ = sizes
+    numbers = {"D": D, "2D": 2 * D, "R": R, "2R": 2 * R}
+    return {name: (times * o.steps, B, K, numbers[width]) for name, (times, width) in widths(maps, o).items()}
+
+
+def numel(shapes: Mapping[Any, tuple[int, ...]]) -> int:
+    """Of all of them."""
+    return sum(map(prod, shapes.values()))
 
 
 def shapes(maps: str, o: Options, sizes: Sizes) -> dict[str, tuple[int, ...]]:
-    """The shapes of all that is kept, by name."""
-    B, K, _, D, R, *_ = sizes
-    numbers = {"D": D, "2D": 2 * D, "R": R, "2R": 2 * R}
-    rows = {name: (times * o.steps, B, K, numbers[width]) for name, (times, width) in widths(maps, o).items()}
-    return rows | larger(maps, o, sizes)
+    """The shapes of all that is kept, by name: of rows, of keys, and of pairs."""
+    B, K, N, _, R, itemsize, keeps_pairs = sizes
+    found: dict[str, tuple[int, ...]] = rows(maps, o, sizes)
+    room = (numel(found) * itemsize if o.room == AUTO else o.room) // itemsize
+    full, shared = "Wk" in maps.split(","), o.rates.visual == 0.0  # whether all steps have the same keys
+    keys = dict.fromkeys(("v", "u") if full else ("κ",), (1 if shared else o.steps, B, N, R))
+    if not shared:
+        room -= numel(keys)
+    if room < 0:
+        return found
+    pairs = dict.fromkeys(("C1φ", "h"), (o.steps, B, K, N, -(-R // PAIR_UNIT) * PAIR_UNIT))
+    return found | keys | (pairs if full and keeps_pairs and numel(pairs) <= room else {})
 
 
 def stacked(kept: dict[str, list[Tensor]], shapes: Mapping[str, tuple[int, ...]]) -> list[Tensor]:

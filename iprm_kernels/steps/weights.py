@@ -160,7 +160,7 @@ class Options(NamedTuple):
     activations: Activations
     rates: Rates
     epsilons: Epsilons
-    room: int = 0  # bytes, for what `kept.py` keeps beyond the rows
+    room: int = 0  # bytes, for what `kept.py` keeps beyond the rows, or its AUTO
 
 
 def options_of(steps, window, mask_self, activations, rates, epsilons, room) -> Options:

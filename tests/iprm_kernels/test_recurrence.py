@@ -167,7 +167,7 @@ def test_gradients_of_an_empty_batch(name, backend):
         assert d is None or (d.shape == x.shape and not d.any())
 
 
-@pytest.mark.parametrize("room", [0, 10**6, 2 * 10**6, 10**8])
+@pytest.mark.parametrize("room", [0, 10**6, 2 * 10**6, 10**8, kept.AUTO])
 @pytest.mark.parametrize("dropped", [False, True])
 def test_room_is_kept_to(room, dropped):
     """What is kept beyond the rows takes no more bytes, and as many of them as fit: first the keys, then the pairs."""
@@ -175,7 +175,10 @@ def test_room_is_kept_to(room, dropped):
     sizes = kept.Sizes(B=4, K=3, N=100, D=64, R=32, itemsize=4, pairs=True)
     maps = flattened(fast.IPRM(config)._weights())[1]
     rates = Rates(*(getattr(config, name) for name in RATES))
-    larger = kept.larger(maps, Options(3, 2, True, Activations(), rates, Epsilons(), room), sizes)
+    o = Options(3, 2, True, Activations(), rates, Epsilons(), room)
+    rows = kept.rows(maps, o, sizes)
+    larger = {name: shape for name, shape in kept.shapes(maps, o, sizes).items() if name not in rows}
+    room = 4 * kept.numel(rows) if room == kept.AUTO else room
     keys, pairs = 2 * 3 * 4 * 100 * 32 * 4, 2 * 3 * 4 * 3 * 100 * 32 * 4
     keys_fit = not dropped or keys <= room
     pairs_fit = pairs + (keys if dropped else 0) <= room
