@@ -54,8 +54,8 @@ KERNEL_FLAGS = [
 ]
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mprefer-vector-width=512"]
+BFLOAT16 = [*AVX512, "-mavx512bf16"]
 AMX = [*AVX512, "-mamx-tile", "-mamx-bf16"]  # granted to a process by Linux alone, see csrc/cpu/dispatch.cpp
-
 
 LAUNCHERS = ("ccache", "sccache")
 
@@ -84,6 +84,8 @@ def instruction_sets() -> dict[str, list[str]]:
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return {"default": []}
     tables = {"default": [], "avx2": AVX2, "avx512": AVX512}
+    if accepts(BFLOAT16):
+        tables["avx512_bf16"] = BFLOAT16
     if sys.platform == "linux" and accepts(AMX):
         tables["amx"] = AMX
     return tables
@@ -261,7 +263,8 @@ def cpu_extension():
         "IPRM_FLAGS": shlex.join(KERNEL_FLAGS),
         "IPRM_INSTRUCTION_SETS": ",".join(instruction_sets()),
     }
-    tables = [("IPRM_AMX", None)] if "amx" in instruction_sets() else []
+    optional = {"amx": "IPRM_AMX", "avx512_bf16": "IPRM_BFLOAT16"}
+    tables = [(name, None) for table, name in optional.items() if table in instruction_sets()]
     return CppExtension(
         f"{PACKAGE}._C",
         sources,

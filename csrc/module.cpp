@@ -55,6 +55,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
 
     m.def("build_info", &build_info);
     m.def("cpu_capability", [] { return std::string(kernel_table().name); });
+    m.def("bfloat16_capability", [] { return std::string(bfloat16_table().name); });
 
     m.def("dropout", py::overload_cast<const at::Tensor&, double, const iprm::OptionalTensor&, int64_t>(&dropout),
           release());
@@ -77,4 +78,6 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
     m.def("composition", &composition, release());
     m.def("composition_backward", &composition_backward, release());
     iprm::recurrence::bind(m, kCores);
+    py::module_ of_bfloat16 = m.def_submodule("bfloat16");
+    iprm::recurrence::bind(of_bfloat16, kBfloat16Cores);
 }

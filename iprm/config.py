@@ -10,7 +10,7 @@ import torch
 
 from iprm_kernels.activations import ACTIVATIONS
 
-CHOICES = {
+CHOICES: dict[str, tuple[str, ...]] = {
     "op_init": ("learned", "language"),
     "result_init": ("learned", "language", "visual"),
     "query_from_results": ("none", "sum", "concat"),
@@ -118,8 +118,8 @@ class IPRMConfig:
 
     @staticmethod
     def _check(name: str, kind: str, value: Any) -> None:
-        types = {"int": int, "bool": bool, "str": str, "float": (int, float)}[kind]
-        if not isinstance(value, types) or (isinstance(value, bool) and kind != "bool"):
+        types: dict[str, Any] = {"int": int, "bool": bool, "str": str, "float": (int, float)}
+        if not isinstance(value, types[kind]) or (isinstance(value, bool) and kind != "bool"):
             raise TypeError(f"{name}: expected {kind}, got {value!r} ({type(value).__name__})")
         if name in CHOICES and value not in CHOICES[name]:
             raise ValueError(f"{name}: expected one of {', '.join(map(repr, CHOICES[name]))}, got {value!r}")

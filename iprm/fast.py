@@ -25,7 +25,7 @@ from iprm_kernels.dropout import draw_seed
 from iprm_kernels.steps.kept import room_of
 from iprm_kernels.steps.weights import Activations, Epsilons, Map, Rates, Weights
 
-STAGES = {
+STAGES: dict[str, type[nn.Module]] = {
     "formation": reference.Formation,
     "execution": reference.Execution,
     "composition": reference.Composition,
@@ -39,8 +39,15 @@ def map_of(layer: nn.Module) -> Map | None:
     return Map(parameter_of(layer, "weight"), bias_of(layer))  # pyright: ignore[reportArgumentType] - it is plain
 
 
-STATELESS = {nn.Linear, nn.LayerNorm, nn.Identity, nn.ModuleList, reference.InitialMemory, reference.Readout}
-STATELESS |= {*STAGES.values()}
+STATELESS: set[type[nn.Module]] = {
+    nn.Linear,
+    nn.LayerNorm,
+    nn.Identity,
+    nn.ModuleList,
+    reference.InitialMemory,
+    reference.Readout,
+    *STAGES.values(),
+}
 """Modules that compute with inputs and parameters alone; another class may have a state that no graph would see."""
 
 
@@ -74,12 +81,14 @@ class IPRM(reference.IPRM):
     once.
     """
 
-    def __init__(self, config: IPRMConfig, backend: str = "auto", cuda_graph: bool = False, memory: str | int = "auto"):
+    def __init__(
+        self, config: IPRMConfig, backend: str = "auto", cuda_graph: bool = False, memory: str | int = "auto"
+    ) -> None:
         super().__init__(config)
         check_choice("backend", backend, ("auto", *BACKENDS))
         room_of(memory)  # raises
         self.backend, self.memory_policy = backend, memory
-        self.graphs = Graphs() if cuda_graph else None
+        self.graphs: Graphs | None = Graphs() if cuda_graph else None
 
     def forward(
         self,

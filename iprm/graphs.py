@@ -11,11 +11,13 @@ import functools
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
 from typing import Any, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch._C import _autograd
+from torch._C._functorch import is_legacy_batchedtensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from iprm_kernels.autocast import autocast_dtype, without_autocast
@@ -28,11 +30,12 @@ CAPTURING = threading.Lock()  # torch captures one graph at a time in a process
 
 T = TypeVar("T")
 Some = Tensor | None
-Forward = Callable[..., Tensor | tuple]
+Outputs = Tensor | tuple[Any, ...]
+Forward = Callable[..., Outputs]
 """(module, *inputs) -> outputs: runs on the device alone, without waiting for it."""
 
 # From torch 2.8 on; before, nothing tells whether saved tensors are hooked, and no step is captured.
-saved_tensor_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)  # pyright: ignore[reportAttributeAccessIssue]
+saved_tensor_hooks: Callable[[bool], Any] | None = getattr(_autograd, "_top_saved_tensors_default_hooks", None)
 
 
 def replica(module: nn.Module, weights: Sequence[Tensor]) -> nn.Module:
@@ -49,14 +52,14 @@ def replica(module: nn.Module, weights: Sequence[Tensor]) -> nn.Module:
     return copied(module)
 
 
-def places(weights: Sequence[Tensor]) -> tuple:
+def places(weights: Sequence[Tensor]) -> tuple[Hashable, ...]:
     """Where a graph finds the weights."""
     return tuple((w.data_ptr(), w.dtype, w.shape, w.stride()) for w in weights)
 
 
 def is_mapped(gradient: Some) -> bool:
     """Whether it is one of many that `torch.autograd.grad(is_grads_batched=True)` was given."""
-    return gradient is not None and torch._C._functorch.is_legacy_batchedtensor(gradient)  # pyright: ignore[reportAttributeAccessIssue]
+    return gradient is not None and is_legacy_batchedtensor(gradient)
 
 
 def wants_gradient(x: Some) -> TypeGuard[Tensor]:
@@ -78,7 +81,7 @@ def copies(tensors: Sequence[Some]) -> list[Some]:
     return spread(made, tensors, lambda x: x is not None)
 
 
-def warm_up(run: Callable, device: torch.device) -> None:
+def warm_up(run: Callable[[], object], device: torch.device) -> None:
     """Run on a side stream, leaving torch's generators as they were: a captured call draws what any other would."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -102,7 +105,7 @@ class Captured:
     Its memory is its own until it is discarded: copies of inputs and outputs, and what the forward allocates.
     """
 
-    def __init__(self, forward: Forward, module: nn.Module, inputs: Sequence[Some]):
+    def __init__(self, forward: Forward, module: nn.Module, inputs: Sequence[Some]) -> None:
         self.device = next(x.device for x in inputs if x is not None)
         self.lock, self.finished = threading.Lock(), torch.cuda.Event()
         # Buffers of inference mode could not be written outside of it.
@@ -123,14 +126,14 @@ class Captured:
                 buffer.copy_(x)  # pyright: ignore[reportArgumentType] - None where its buffer is
 
     @contextlib.contextmanager
-    def _turn(self) -> Iterator[None]:
+    def _turn(self) -> Generator[None]:
         """One use of the buffers after another, by whatever thread and stream."""
         with self.lock, torch.no_grad(), torch.cuda.device(self.device):
             torch.cuda.current_stream().wait_event(self.finished)
             yield
             self.finished.record()
 
-    def __call__(self, inputs: Sequence[Some], weights: Sequence[Tensor]) -> Tensor | tuple | None:
+    def __call__(self, inputs: Sequence[Some], weights: Sequence[Tensor]) -> Outputs | None:
         """The outputs, as copies; None where it cannot take the call now."""
         with self._turn():
             self._fill(inputs)
@@ -194,7 +197,7 @@ class CapturedStep(Captured):
         self.outputs = [None if x is None else x.detach() for x in outputs]
         self._last: weakref.ref[Lease] | None = None
 
-    def __call__(self, inputs: Sequence[Some], weights: Sequence[Tensor]) -> Tensor | tuple | None:
+    def __call__(self, inputs: Sequence[Some], weights: Sequence[Tensor]) -> Outputs | None:
         lease = self._lend()
         return lease and tree_unflatten(Replay.apply(self, lease, *inputs, *weights), self.structure)
 
@@ -252,7 +255,7 @@ class Replay(torch.autograd.Function):
     """A captured step as one node of autograd, of the inputs and parameters."""
 
     @staticmethod
-    def forward(ctx, step: CapturedStep, lease: Lease, *tensors: Some) -> tuple[Some, ...]:
+    def forward(ctx: Any, step: CapturedStep, lease: Lease, *tensors: Some) -> tuple[Some, ...]:
         ctx.set_materialize_grads(False)
         ctx.step, ctx.lease = step, lease
         ctx.save_for_backward(*tensors)
@@ -263,7 +266,7 @@ class Replay(torch.autograd.Function):
         return tuple(outputs)
 
     @staticmethod
-    def backward(ctx, *d_outputs: Some) -> tuple[Some, ...]:
+    def backward(ctx: Any, *d_outputs: Some) -> tuple[Some, ...]:
         given = ctx.lease, ctx.saved_tensors, d_outputs  # torch raises where they are freed or were changed in place
         differentiated = torch.is_grad_enabled() or transformed() or any(map(is_mapped, d_outputs))
         found = None if differentiated else ctx.step.replay_backward(*given)
@@ -276,18 +279,18 @@ class Graphs:
     A copy or an unpickled one of it is empty, as graphs belong to the tensors that they were captured with.
     """
 
-    def __init__(self, limit: int = 8):
+    def __init__(self, limit: int = 8) -> None:
         self.limit = limit
         self._captured: OrderedDict[Hashable, Captured] = OrderedDict()
-        self._places: tuple = ()
+        self._places: tuple[Hashable, ...] = ()
 
     def __len__(self) -> int:
         return len(self._captured)
 
-    def __deepcopy__(self, memo: dict) -> Graphs:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Graphs:
         return Graphs(self.limit)
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[type[Graphs], tuple[int]]:
         return Graphs, (self.limit,)
 
     @staticmethod
@@ -311,7 +314,7 @@ class Graphs:
             return False
         return not torch.cuda.is_current_stream_capturing()
 
-    def __call__(self, forward: Forward, module: nn.Module, inputs: Sequence[Some], kind: Hashable) -> Tensor | tuple:
+    def __call__(self, forward: Forward, module: nn.Module, inputs: Sequence[Some], kind: Hashable) -> Outputs:
         """`forward(module, *inputs)`, by the graphs of this kind of call where it may be captured and they are free.
 
         Args:
@@ -328,7 +331,10 @@ class Graphs:
         outputs = captured(inputs, weights)
         return forward(module, *inputs) if outputs is None else outputs
 
-    def _find(self, forward, module, inputs, weights, step: bool, kind: Hashable) -> Captured:
+    def _find(
+        self, forward: Forward, module: nn.Module, inputs: Sequence[Some], weights: Sequence[Tensor], step: bool,
+        kind: Hashable,
+    ) -> Captured:  # fmt: skip
         """The captured forward or step of this kind; captured now where there is none yet."""
         if (now := places(weights)) != self._places:
             self._captured.clear()
@@ -339,7 +345,7 @@ class Graphs:
         key = (shapes, gradients, mixed, float32_products(DEVICE), kind)
         if key not in self._captured:
 
-            def run(module: nn.Module, *inputs: Some) -> Tensor | tuple:
+            def run(module: nn.Module, *inputs: Some) -> Outputs:
                 # Weights that autocast has cast before are no part of the graph: it must cast them itself.
                 with torch.autocast(DEVICE, mixed, enabled=mixed is not None, cache_enabled=False):
                     return forward(module, *inputs)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,7 @@ def has_hooks(module: nn.Module) -> bool:
     return bool(own or shared or "forward" in m.__dict__ or not all(map(only_follows, around)))
 
 
-def only_follows(hook: Callable) -> bool:
+def only_follows(hook: Callable[..., Any]) -> bool:
     """Whether a hook does no more than follow which module runs, as those of torch's `FlopCounterMode` do."""
     return isinstance(getattr(hook, "__self__", None), ModuleTracker)
 

@@ -411,9 +411,9 @@ class Recurrent_Memory_Attention_Module(nn.Module):
 
     _hollow: nn.Module
 
-    def __init__(self, dim: int, cfg: Any, backend: str = "auto"):
+    def __init__(self, dim: int, cfg: Any, backend: str = "auto") -> None:
         super().__init__()
-        self.config = config_from_official(cfg)
+        self.config: IPRMConfig = config_from_official(cfg)
         computes = fast.IPRM(self.config, backend)
         for ours, theirs in bare_pairs(self.config).items():
             parameter = computes.get_parameter(ours)
@@ -427,7 +427,7 @@ class Recurrent_Memory_Attention_Module(nn.Module):
         self._places = _places_of(self.config)
         # What computes has no layer of its own and is no child: it is filled for each forward.
         object.__setattr__(self, "_hollow", _emptied(computes, self._places))
-        self.attentions = self._record(None)
+        self.attentions: dict[str, Tensor | None] = self._record(None)
 
     def _record(self, attention: Attention | None) -> dict[str, Tensor | None]:
         names = ("text", "image", "inter", "start", "inter_mem_op", "final_pool_attn_wt")

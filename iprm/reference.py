@@ -38,7 +38,7 @@ class Attention(NamedTuple):
 class Draw:
     """drop(·) of one forward pass: applies the mask of a site and a step, or nothing when `seed` is None."""
 
-    def __init__(self, seed: Tensor | None, step: int = 0, backend: str = "auto"):
+    def __init__(self, seed: Tensor | None, step: int = 0, backend: str = "auto") -> None:
         self.seed, self.step, self.backend = seed, step, backend
 
     def at(self, step: int) -> Draw:
@@ -82,7 +82,7 @@ def weighted_sum(a: Tensor, values: Tensor) -> Tensor:
 class InitialMemory(nn.Module):
     """The operation and result states before the first step (mechanism.md, "Initial memory")."""
 
-    def __init__(self, config: IPRMConfig):
+    def __init__(self, config: IPRMConfig) -> None:
         super().__init__()
         D, K = config.dim, config.num_ops
         self.config = config
@@ -114,7 +114,7 @@ class InitialMemory(nn.Module):
 class Formation(nn.Module):
     """1. Operation formation: what to look for, from language."""
 
-    def __init__(self, config: IPRMConfig):
+    def __init__(self, config: IPRMConfig) -> None:
         super().__init__()
         D = config.dim
         self.config = config
@@ -154,7 +154,7 @@ class Formation(nn.Module):
 class Execution(nn.Module):
     """2. Operation execution: look at the picture, guided by the new operation and the prior result."""
 
-    def __init__(self, config: IPRMConfig):
+    def __init__(self, config: IPRMConfig) -> None:
         super().__init__()
         D, R = config.dim, config.reduced_dim
         self.config = config
@@ -235,7 +235,7 @@ class Execution(nn.Module):
 class Composition(nn.Module):
     """3. Operation composition: write to memory, compare with the recent past."""
 
-    def __init__(self, config: IPRMConfig):
+    def __init__(self, config: IPRMConfig) -> None:
         super().__init__()
         D = config.dim
         self.config = config
@@ -288,7 +288,7 @@ class Composition(nn.Module):
 class Readout(nn.Module):
     """The result after T steps (mechanism.md, "Read-out after T steps")."""
 
-    def __init__(self, config: IPRMConfig):
+    def __init__(self, config: IPRMConfig) -> None:
         super().__init__()
         D = config.dim
         self.config = config
@@ -320,7 +320,7 @@ class IPRM(nn.Module):
 
     backend = "auto"
 
-    def __init__(self, config: IPRMConfig):
+    def __init__(self, config: IPRMConfig) -> None:
         super().__init__()
         if not isinstance(config, IPRMConfig):
             raise TypeError(f"config: expected IPRMConfig, got {type(config).__name__}")
@@ -424,7 +424,7 @@ class IPRM(nn.Module):
         c = self.config
         draw = Draw(draw_seed(visual.device) if self._drops() else None, backend=self.backend)
         past = [(O, E)]
-        looked = []
+        looked: list[tuple[Tensor, Tensor, Tensor]] = []
         for step in range(c.num_steps):
             drop = draw.at(step)
             z, a_language = self.formation(O, E, language, language_mask, drop)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,14 +23,14 @@ def is_cast(dtype: torch.dtype, weight: Tensor) -> bool:
     return lower is not None and weight.dtype != torch.float64 and dtype in (torch.float32, lower)
 
 
-def without_autocast(device: torch.device) -> contextlib.AbstractContextManager:
+def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """Within it autocast is off for this kind of device."""
     if autocast_dtype(device) is None:
         return contextlib.nullcontext()
     return torch.autocast(device.type, enabled=False)
 
 
-def cast(device: torch.device, *tensors: Tensor | list[Tensor] | None) -> list:
+def cast(device: torch.device, *tensors: Tensor | list[Tensor] | None) -> list[Any]:
     """The tensors in autocast's dtype where it is on for `device`; as they are otherwise. float64 stays."""
     dtype = autocast_dtype(device)
     if dtype is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,14 +25,17 @@ library.define(
 )
 
 
-def _fake(query, keys, *_):
+def _fake(query: Tensor, keys: list[Tensor], *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     B, K, D = query.shape
     attention = query.new_empty(B, K, K * len(keys), dtype=accumulator(query.dtype))
     return query.new_empty(B, K, D), query.new_empty(B, K, D), attention
 
 
-def _fake_backward(grad_operations, grad_results, grad_attention, query, keys, operations, results, gate, *_):
-    def like(states):
+def _fake_backward(
+    grad_operations: Tensor, grad_results: Tensor, grad_attention: Tensor | None, query: Tensor, keys: list[Tensor],
+    operations: list[Tensor], results: list[Tensor], gate: Tensor, *_: Any,
+) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor], Tensor]:  # fmt: skip
+    def like(states: list[Tensor]) -> list[Tensor]:
         return [t.new_empty(t.shape) for t in states]
 
     return (
@@ -43,14 +47,16 @@ def _fake_backward(grad_operations, grad_results, grad_attention, query, keys, o
     )
 
 
-def _setup_context(ctx, inputs, output):
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     query, keys, operations, results, gate, mask_self, seed, *options = inputs
     ctx.blocks, ctx.mask_self, ctx.options = len(keys), mask_self, options
     ctx.save_for_backward(query, gate, output[2], seed, *keys, *operations, *results)
     ctx.set_materialize_grads(False)
 
 
-def _autograd(ctx, grad_operations, grad_results, grad_attention):
+def _autograd(
+    ctx: Any, grad_operations: Tensor | None, grad_results: Tensor | None, grad_attention: Tensor | None
+) -> tuple[Any, ...]:
     query, gate, attention, seed, *states = ctx.saved_tensors
     n = ctx.blocks
     keys, operations, results = states[:n], states[n : 2 * n], states[2 * n :]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -24,8 +26,12 @@ def _random_seed(like: Tensor) -> Tensor:
     return torch.randint(2**63 - 1, (1,), dtype=torch.int64, device=like.device)
 
 
+def _fake_seed(like: Tensor) -> Tensor:
+    return like.new_empty(1, dtype=torch.int64)
+
+
 library.impl("draw_seed", _random_seed, "CompositeExplicitAutograd")
-torch.library.register_fake("iprm::draw_seed", lambda like: like.new_empty(1, dtype=torch.int64), lib=library)
+torch.library.register_fake("iprm::draw_seed", _fake_seed, lib=library)
 
 
 def draw_seed(device: torch.device | str) -> Tensor:
@@ -44,18 +50,22 @@ def _dropout(x: Tensor, p: float, seed: Tensor, stream: int, backend: str) -> Te
     return backends.run(backend, "dropout", x, p, seed, stream)
 
 
-def _setup_context(ctx, inputs, output) -> None:
+def _fake(x: Tensor, *_: Any) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     _, ctx.p, seed, ctx.stream, ctx.backend = inputs
     ctx.save_for_backward(seed)
 
 
-def _backward(ctx, grad):
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
     (seed,) = ctx.saved_tensors
     return torch.ops.iprm.dropout(grad, ctx.p, seed, ctx.stream, ctx.backend), None, None, None, None
 
 
 library.impl("dropout", _dropout, "CompositeExplicitAutograd")
-torch.library.register_fake("iprm::dropout", lambda x, p, seed, stream, backend: x.new_empty(x.shape), lib=library)
+torch.library.register_fake("iprm::dropout", _fake, lib=library)
 torch.library.register_autograd("iprm::dropout", _backward, setup_context=_setup_context, lib=library)
 
 

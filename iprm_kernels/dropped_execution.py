@@ -28,20 +28,28 @@ Run = Callable[..., Any]
 """Runs an op by its name, on some backend: `_registered` and `_algebra` give the forms below theirs."""
 
 
-def _registered(form: Callable) -> Callable:
+def _registered(form: Callable[..., Any]) -> Callable[..., Any]:
     """The implementation of a registered op whose last argument names the backend, on which its parts then run."""
 
-    def call(first, *args):
-        *args, backend = args
+    def call(first: Tensor, *args: Any) -> Any:
+        *given, backend = args
+
+        def run(op: str, *args: Any) -> Any:
+            return getattr(torch.ops.iprm, op)(*args, backend)
+
         with without_autocast(first.device):
-            return form(lambda op, *a: getattr(torch.ops.iprm, op)(*a, backend), first, *args)
+            return form(run, first, *given)
 
     return call
 
 
-def _algebra(form: Callable) -> Callable:
+def _algebra(form: Callable[..., Any]) -> Callable[..., Any]:
     """The form in eager algebra."""
-    return partial(form, lambda op, *args: getattr(eager, op)(*args))
+
+    def run(op: str, *args: Any) -> Any:
+        return getattr(eager, op)(*args)
+
+    return partial(form, run)
 
 
 def _dropped(run: Run, x: Tensor, seed: Tensor, step: int, p_visual: float) -> Tensor:
@@ -53,7 +61,10 @@ def _weight_gradient(grad: Tensor, x: Tensor, need: bool) -> Tensor:
     return grad.flatten(0, 1).mT @ x.flatten(0, 1) if need else eager.unneeded(x)
 
 
-def _full(run, V, Wk, bk, C1b, c1, g, l, C1a, C2, c2, w, mask, seed, step, p_visual, *rest):
+def _full(
+    run: Run, V: Tensor, Wk: Tensor, bk: Tensor, C1b: Tensor, c1: Tensor, g: Tensor, l: Tensor, C1a: Tensor, C2: Tensor,
+    c2: Tensor, w: Tensor, mask: Tensor | None, seed: Tensor, step: int, p_visual: float, *rest: Any,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     x = _dropped(run, V, seed, step, p_visual)
     v = F.linear(x, Wk, bk)
     u = F.linear(v, C1b, c1)
@@ -61,16 +72,18 @@ def _full(run, V, Wk, bk, C1b, c1, g, l, C1a, C2, c2, w, mask, seed, step, p_vis
 
 
 def _full_backward(
-    run, grad_pooled, grad_attention, V, Wk, bk, C1b, c1, g, l, C1a, C2, c2, w, attention, seed, step, p_visual, *rest
-):  # fmt: skip
-    *rest, needs = rest
+    run: Run, grad_pooled: Tensor, grad_attention: Tensor | None, V: Tensor, Wk: Tensor, bk: Tensor, C1b: Tensor,
+    c1: Tensor, g: Tensor, l: Tensor, C1a: Tensor, C2: Tensor, c2: Tensor, w: Tensor, attention: Tensor, seed: Tensor,
+    step: int, p_visual: float, *rest: Any,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    *options, needs = rest
     x = _dropped(run, V, seed, step, p_visual)
     v = F.linear(x, Wk, bk)
     u = F.linear(v, C1b, c1)
     of_keys, of_core = any(needs[:5]), list(needs[5:])
     dv, du, *grads, dx = run(
-        "execution_backward", grad_pooled, grad_attention, v, u, g, l, C1a, C2, c2, w, x, attention, seed, step, *rest,
-        [of_keys, of_keys, *of_core, needs[0]],
+        "execution_backward", grad_pooled, grad_attention, v, u, g, l, C1a, C2, c2, w, x, attention, seed, step,
+        *options, [of_keys, of_keys, *of_core, needs[0]],
     )  # fmt: skip
     dv = dv + du @ C1b if any(needs[:3]) else dv
     dV = _dropped(run, dx + dv @ Wk, seed, step, p_visual) if needs[0] else eager.unneeded(V)
@@ -78,23 +91,27 @@ def _full_backward(
     return dV, dWk, dv.sum((0, 1)), dC1b, du.sum((0, 1)), *grads
 
 
-def _simple(run, V, C1, c1, C2, c2, query, w, mask, seed, step, p_visual, *rest):
+def _simple(
+    run: Run, V: Tensor, C1: Tensor, c1: Tensor, C2: Tensor, c2: Tensor, query: Tensor, w: Tensor, mask: Tensor | None,
+    seed: Tensor, step: int, p_visual: float, *rest: Any,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     x = _dropped(run, V, seed, step, p_visual)
     κ = F.linear(ACTIVATIONS[rest[-1]](F.linear(x, C1, c1)), C2, c2)
     return run("execution_simple", κ, query, w, x, mask, seed, step, *rest)
 
 
 def _simple_backward(
-    run, grad_pooled, grad_attention, V, C1, c1, C2, c2, query, w, attention, seed, step, p_visual, *rest
-):
-    *rest, needs = rest
-    φ, slope = ACTIVATIONS[rest[-1]], SLOPES[rest[-1]]
+    run: Run, grad_pooled: Tensor, grad_attention: Tensor | None, V: Tensor, C1: Tensor, c1: Tensor, C2: Tensor,
+    c2: Tensor, query: Tensor, w: Tensor, attention: Tensor, seed: Tensor, step: int, p_visual: float, *rest: Any,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    *options, needs = rest
+    φ, slope = ACTIVATIONS[options[-1]], SLOPES[options[-1]]
     x = _dropped(run, V, seed, step, p_visual)
     before = F.linear(x, C1, c1)
     hidden = φ(before)
     κ = F.linear(hidden, C2, c2)
     dκ, d_query, dw, dx = run(
-        "execution_simple_backward", grad_pooled, grad_attention, κ, query, w, x, attention, seed, step, *rest,
+        "execution_simple_backward", grad_pooled, grad_attention, κ, query, w, x, attention, seed, step, *options,
         [any(needs[:5]), needs[5], needs[6], needs[0]],
     )  # fmt: skip
     d_before = (dκ @ C2) * slope(before) if any(needs[:3]) else eager.unneeded(before)

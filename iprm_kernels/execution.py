@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,9 +31,9 @@ def register(
     op: str,
     names: tuple[str, ...],
     options: str,
-    forward: Callable,
-    backward: Callable,
-    algebra: Callable,
+    forward: Callable[..., Any],
+    backward: Callable[..., Any],
+    algebra: Callable[..., Any],
     *,
     tokens: str,
     per_operation: str,
@@ -55,23 +56,23 @@ def register(
         f" bool[] needs, str backend) -> ({', '.join(['Tensor'] * count)})"
     )
 
-    def fake(*args):
+    def fake(*args: Any) -> tuple[Tensor, Tensor]:
         (B, K, _), like = args[operation_index].shape, args[token_index]
         _, N, D = like.shape
         return like.new_empty(B, K, D), like.new_empty(B, K, N, dtype=accumulator(like.dtype))
 
-    def fake_backward(grad_pooled, grad_attention, *args):
+    def fake_backward(grad_pooled: Tensor, grad_attention: Tensor | None, *args: Any) -> tuple[Tensor, ...]:
         needs = args[-2]
         empty = [name in skipped and not need for name, need in zip(names, needs, strict=True)]
         return tuple(t.new_empty(0 if e else t.shape) for t, e in zip(args[:count], empty, strict=True))
 
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         seed, *ctx.options = inputs[count + 1 :]
         ctx.pooled_shape = output[0].shape
         ctx.save_for_backward(*inputs[:count], output[1], seed)
         ctx.set_materialize_grads(False)
 
-    def autograd(ctx, grad_pooled, grad_attention):
+    def autograd(ctx: Any, grad_pooled: Tensor | None, grad_attention: Tensor | None) -> tuple[Tensor | None, ...]:
         saved, (*rest, backend) = ctx.saved_tensors, ctx.options
         if grad_pooled is None:
             grad_pooled = saved[token_index].new_zeros(ctx.pooled_shape)
@@ -104,7 +105,9 @@ for _op, _names, _per_operation, _skipped in (
     )
 
 
-def check_shared(name: str, tokens: Tensor, mask, seed, step: int, activation: str, **rates: float) -> None:
+def check_shared(
+    name: str, tokens: Tensor, mask: Tensor | None, seed: Tensor | None, step: int, activation: str, **rates: float
+) -> None:
     """The checks that all forms of execution share; `name` is what the (B, N, D) tokens are called there."""
     check_tokens(name, tokens)
     if mask is not None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 
 @contextmanager
-def extra(name: str, module: str = "") -> Iterator[None]:
+def extra(name: str, module: str = "") -> Generator[None]:
     """Around imports of what an extra brings: where one is missing, the error says how to get it.
 
     Args:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -51,13 +52,13 @@ CORES: dict[str, Callable[[Call, Sequence[bool]], int]] = {
 }
 
 
-def of_core(op: str, *args) -> int:
+def of_core(op: str, *args: Any) -> int:
     """The operations of a call of `torch.ops.iprm.<op>`, from its formula."""
     *_, needs, _ = args  # where the op has them, they stand before the backend
     return CORES[op](call_of(op, args), needs)
 
 
-def part(op: str) -> Callable:
+def part(op: str) -> Callable[..., Any]:
     """An op as the walk over the steps calls it, without its last argument."""
     return lambda *args: getattr(torch.ops.iprm, op)(*args, BACKEND)
 
@@ -72,17 +73,17 @@ PARTS = SimpleNamespace(
 """What the steps of the recurrence are made of."""
 
 
-def is_of_pairs(tensor: Tensor) -> bool:
+def is_of_pairs(value: object) -> TypeGuard[Tensor]:
     """Whether this is one of the (T, B, K, N, R) that a recurrence may keep: nothing else has as many dimensions."""
-    return tensor.dim() == 5
+    return isinstance(value, Tensor) and value.dim() == 5
 
 
-def without_pairs(args: tuple) -> tuple:
+def without_pairs(args: Sequence[Any]) -> tuple[Any, ...]:
     """The arguments of a backward of the recurrence without the pairs that were kept."""
     return tuple([t for t in arg if not is_of_pairs(t)] if isinstance(arg, list) else arg for arg in args)
 
 
-COMPOSED: dict[str, Callable] = {
+COMPOSED: dict[str, Callable[..., Any]] = {
     "recurrence": lambda *args: walk.forward(PARTS, *args[:-1]),
     "recurrence_backward": lambda *args: walk.backward(PARTS, *without_pairs(args)[:-1]),
     "execution_dropped": dropped_execution._registered(dropped_execution._full),
@@ -92,7 +93,7 @@ COMPOSED: dict[str, Callable] = {
 }
 
 
-def of_composed(op: str, *args) -> int:
+def of_composed(op: str, *args: Any) -> int:
     """The operations of a call of `torch.ops.iprm.<op>`, from what it is composed of."""
     kept = [t for arg in args if isinstance(arg, list) for t in arg if is_of_pairs(t)]
     saved = sum(map(len, kept)) * pairs(call_of(op, args)) if kept else 0  # one product each, in every step
@@ -107,7 +108,7 @@ def register(op: str, count: Callable[..., int]) -> None:
     packet = getattr(torch.ops.iprm, op)
     names = [argument.name for argument in packet.default._schema.arguments]
 
-    def formula(*args, out_val=None, **named) -> int:
+    def formula(*args: Any, out_val: Any = None, **named: Any) -> int:
         return count(op, *args, *(named[name] for name in names[len(args) :]))
 
     register_flop_formula(packet, get_raw=True)(formula)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -23,23 +25,25 @@ library.define(
 )
 
 
-def _fake(query, tokens, *_):
+def _fake(query: Tensor, tokens: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     (B, K, D), L = query.shape, tokens.shape[1]
     return query.new_empty(B, K, D), query.new_empty(B, K, L, dtype=accumulator(query.dtype))
 
 
-def _fake_backward(grad_z, grad_attention, query, tokens, gate, *rest):
+def _fake_backward(
+    grad_z: Tensor, grad_attention: Tensor | None, query: Tensor, tokens: Tensor, gate: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor]:
     needs = rest[-2]
     return query.new_empty(query.shape), tokens.new_empty(tokens.shape if needs[1] else 0), gate.new_empty(gate.shape)
 
 
-def _setup_context(ctx, inputs, output):
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     query, tokens, gate, _, seed, *ctx.options = inputs
     ctx.save_for_backward(query, tokens, gate, output[1], seed)
     ctx.set_materialize_grads(False)
 
 
-def _autograd(ctx, grad_z, grad_attention):
+def _autograd(ctx: Any, grad_z: Tensor | None, grad_attention: Tensor | None) -> tuple[Tensor | None, ...]:
     query, *saved = ctx.saved_tensors
     grad_z = torch.zeros_like(query) if grad_z is None else grad_z
     needs, (*options, backend) = list(ctx.needs_input_grad[:3]), ctx.options

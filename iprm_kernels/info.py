@@ -8,6 +8,7 @@ import json
 import platform
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -66,6 +67,7 @@ def cpu_facts() -> dict[str, str]:
     facts = extension_facts(cpu.load)
     if "not usable" not in facts:
         facts["kernels in use"] = cpu.extension().cpu_capability()
+        facts["for bfloat16"] = cpu.extension().bfloat16_capability()
     return facts
 
 
@@ -95,7 +97,7 @@ def report() -> dict[str, dict[str, str]]:
     return sections
 
 
-def record() -> dict[str, dict]:
+def record() -> dict[str, dict[str, Any]]:
     """What the report says, for programs. Keys stay what they are; others may join them.
 
     versions    package -> version, null where there is none

@@ -5,7 +5,8 @@ A registered op and its backward, each one node; what they compute is in `iprm_k
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ from iprm_kernels.checks import (
 )
 from iprm_kernels.library import library
 from iprm_kernels.steps import kept
+from iprm_kernels.steps.walk import Gradients, Outputs
 from iprm_kernels.steps.weights import (
     NEEDS,
     ONLY_SIMPLE,
@@ -67,26 +69,34 @@ class Attentions(NamedTuple):
     operations: Tensor  # (T, B, K, K·(1+W)), zero where a step has fewer columns and in all of it without composition
 
 
-def _fake(O, E, language, language_mask, visual, visual_mask, weights, maps, seed, steps, window, *rest):
+def _fake(
+    O: Tensor, E: Tensor, language: Tensor, language_mask: Tensor | None, visual: Tensor, visual_mask: Tensor | None,
+    weights: list[Tensor], maps: str, seed: Tensor | None, steps: int, window: int, *rest: Any,
+) -> Outputs:  # fmt: skip
     *options, keep, backend = rest
     (B, K, D), L, N = O.shape, language.shape[1], visual.shape[1]
     o = options_of(steps, window, *options)
     wide = accumulator(O.dtype)
-    attentions = [O.new_empty(steps, B, K, columns, dtype=wide) for columns in (L, N, K * (1 + window))]
-    tensors = []
+    a_language, a_visual, a_operations = (
+        O.new_empty(steps, B, K, columns, dtype=wide) for columns in (L, N, K * (1 + window))
+    )
+    tensors: list[Tensor] = []
     if keep:
         module = backends.of_recurrence(backend, O)
         dtype = module.working_dtype(O.dtype)
         sizes = kept.Sizes(B, K, N, D, reduced_of(weights, maps), dtype.itemsize, module.KEEPS_PAIRS)
         tensors = [O.new_empty(shape, dtype=dtype) for shape in kept.shapes(maps, o, sizes).values()]
-    return O.new_empty(B, K, D), O.new_empty(B, K, D), *attentions, tensors
+    return O.new_empty(B, K, D), O.new_empty(B, K, D), a_language, a_visual, a_operations, tensors
 
 
-def _fake_backward(grad_O, grad_E, grad_language, grad_visual, grad_operations, language, visual, weights, *rest):
+def _fake_backward(
+    grad_O: Tensor, grad_E: Tensor, grad_language: Tensor | None, grad_visual: Tensor | None,
+    grad_operations: Tensor | None, language: Tensor, visual: Tensor, weights: list[Tensor], *rest: Any,
+) -> Gradients:  # fmt: skip
     needs = rest[-2]
-    tokens = [x.new_empty(x.shape if need else 0) for x, need in zip((language, visual), needs[2:4], strict=True)]
+    dX, dV = (x.new_empty(x.shape if need else 0) for x, need in zip((language, visual), needs[2:4], strict=True))
     grads = [t.new_empty(t.shape if need else 0) for t, need in zip(weights, needs[4:], strict=True)]
-    return grad_O.new_empty(grad_O.shape), grad_O.new_empty(grad_O.shape), *tokens, grads
+    return grad_O.new_empty(grad_O.shape), grad_O.new_empty(grad_O.shape), dX, dV, grads
 
 
 class _Recurrence(torch.autograd.Function):
@@ -94,7 +104,9 @@ class _Recurrence(torch.autograd.Function):
     a third of what all the rest costs in Python."""
 
     @staticmethod
-    def forward(ctx, keys, masks, options, *tensors):
+    def forward(
+        ctx: Any, keys: Any, masks: tuple[Tensor | None, Tensor | None], options: tuple[Any, ...], *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
         O, E, language, visual, *weights = tensors
         language_mask, visual_mask = masks
         ctx.maps, seed, *ctx.options, _, ctx.backend = options
@@ -105,25 +117,29 @@ class _Recurrence(torch.autograd.Function):
         return *outputs[:5], *outputs[5]
 
     @staticmethod
-    def backward(ctx, *grads):
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         _, _, _, *needs = ctx.needs_input_grad
         return None, None, None, *_gradients(ctx, grads[:5], needs)
 
 
-def _below_autograd(keys, *args):
+def _below_autograd(keys: Any, *args: Any) -> Outputs:
     with torch._C._AutoDispatchBelowAutograd():
         return torch.ops.iprm.recurrence.default.redispatch(keys & torch._C._after_autograd_keyset, *args)
 
 
-def _in_graph(keys, O, E, language, language_mask, visual, visual_mask, weights, *options):
+def _in_graph(
+    keys: Any, O: Tensor, E: Tensor, language: Tensor, language_mask: Tensor | None, visual: Tensor,
+    visual_mask: Tensor | None, weights: list[Tensor], *options: Any,
+) -> Outputs:  # fmt: skip
     tensors = (O, E, language, visual, *weights)
     if not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
         return _below_autograd(keys, O, E, language, language_mask, visual, visual_mask, weights, *options)
     outputs = _Recurrence.apply(keys, (language_mask, visual_mask), options, *tensors)
-    return *outputs[:5], list(outputs[5:])
+    memory_O, memory_E, a_language, a_visual, a_operations, *rows = outputs
+    return memory_O, memory_E, a_language, a_visual, a_operations, rows
 
 
-def _gradients(ctx, grads: tuple, needs: list[bool]) -> list[Tensor | None]:
+def _gradients(ctx: Any, grads: Sequence[Tensor | None], needs: list[bool]) -> list[Tensor | None]:
     """Those of O, E, language, visual and the weights, from those of what the op returned, each may be None."""
     language_mask, visual_mask, seed, O, E, language, visual, *rest = ctx.saved_tensors
     weights, attentions, kept = rest[: len(needs) - 4], rest[len(needs) - 4 :][:3], rest[len(needs) - 1 :]
@@ -138,12 +154,15 @@ def _gradients(ctx, grads: tuple, needs: list[bool]) -> list[Tensor | None]:
         )  # fmt: skip
         found = transforms.needed([*first, *of_weights], needs)
     if grads[0] is None and (unused := _without_path(ctx.maps, ctx.options[0])):
-        names = [None] * 4 + [name for name in ctx.maps.split(",") for _ in range(2)]
-        found = [None if name in unused else d for name, d in zip(names, found, strict=True)]
+        names = [name for name in ctx.maps.split(",") for _ in range(2)]
+        of_weights = [None if name in unused else d for name, d in zip(names, found[4:], strict=True)]
+        found = [*found[:4], *of_weights]
     return found
 
 
-def _replayed(inputs: tuple, options: list, grads: tuple, needs: list[bool]) -> list[Tensor | None]:
+def _replayed(
+    inputs: tuple[Any, ...], options: list[Any], grads: Sequence[Tensor | None], needs: list[bool]
+) -> list[Tensor | None]:
     """The gradients by autograd through the eager algebra of the forward, which is run again."""
     O, E, language, language_mask, visual, visual_mask, weights = inputs
     with torch.enable_grad(), without_autocast(O.device):
@@ -168,7 +187,10 @@ def _without_path(maps: str, steps: int) -> set[str]:
     return {"Vo", "So", "composition_norm_o"} if "Qo" in maps.split(",") else {"Uo", "update_norm_o"}
 
 
-def _run(O, E, language, language_mask, visual, visual_mask, weights, maps, seed, *rest):
+def _run(
+    O: Tensor, E: Tensor, language: Tensor, language_mask: Tensor | None, visual: Tensor, visual_mask: Tensor | None,
+    weights: list[Tensor], maps: str, seed: Tensor | None, *rest: Any,
+) -> Outputs:  # fmt: skip
     *options, keep, backend = rest
     if backend == "auto" and not keep and cuda.takes_all_steps(O, language, weights, maps, options):
         backend = "cuda"  # one launch, whichever backend is best for many
@@ -243,7 +265,10 @@ def recurrence(
     return memory_O, memory_E, Attentions(*attentions)
 
 
-def check_arguments(O, E, language, visual, weights: Weights, language_mask, visual_mask, steps: int) -> None:
+def check_arguments(
+    O: Tensor, E: Tensor, language: Tensor, visual: Tensor, weights: Weights, language_mask: Tensor | None,
+    visual_mask: Tensor | None, steps: int,
+) -> None:  # fmt: skip
     """Raise unless all tensors fit together."""
     like = (O.dtype, O.device)
     check_tensor("O", O, ("B", "K", "D"), *like)
@@ -291,7 +316,9 @@ def _what(field: str) -> str:
     return "a tuple of maps" if field == "F2" else "a map"
 
 
-def check_options(O: Tensor, steps, window, activations: Activations, rates: Rates, seed: Tensor | None) -> None:
+def check_options(
+    O: Tensor, steps: int, window: int, activations: Activations, rates: Rates, seed: Tensor | None
+) -> None:
     """Raise unless the options are in their ranges."""
     check_number("steps", steps, STEPS, least=1)
     check_number("window", window, STEPS)

@@ -24,7 +24,7 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -76,7 +76,7 @@ def moved(values: Any, dtype: torch.dtype) -> Any:
 
 
 @contextlib.contextmanager
-def seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Generator[None]:
     """Within it torch draws from `seed`; the CPU's generator is put back afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -86,7 +86,7 @@ def seeded(seed: int) -> Iterator[None]:
 class Draw:
     """One draw of weights and inputs, with what is true there and what rounding must make of it."""
 
-    def __init__(self, draws: Draws, seed: int):
+    def __init__(self, draws: Draws, seed: int) -> None:
         self._draws, self._seed = draws, seed
         with seeded(seed):
             self.values = draws.sample()
@@ -163,7 +163,7 @@ class Draws:
         smooth: bool = True,
         moves: int = 4,
         seed: int | None = None,
-    ):
+    ) -> None:
         self.dtype, self.sample, self.exact, self.own = dtype, sample, exact, own
         self.smooth, self.moves = smooth, moves
         self._seed = int(torch.randint(2**48, ())) if seed is None else seed

@@ -8,6 +8,7 @@ that can be differentiated and mapped to any order.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,7 +35,7 @@ def refuse_tangents(op: str) -> None:
         raise RuntimeError(f"iprm::{op} has no forward-mode derivative; the functions in iprm_kernels have it")
 
 
-def call(op: str, algebra: Callable, backend: str, *args):
+def call(op: str, algebra: Callable[..., Any], backend: str, *args: Any) -> Any:
     """The registered op, or under a transform its algebra.
 
     Raises:
@@ -51,7 +52,7 @@ def call(op: str, algebra: Callable, backend: str, *args):
         return algebra(*args)
 
 
-def backward(op: str, algebra: Callable, backend: str, *args):
+def backward(op: str, algebra: Callable[..., Any], backend: str, *args: Any) -> Any:
     """The registered backward op; its algebra where a graph of it is asked for (create_graph) or it is mapped."""
     if not (torch.is_grad_enabled() or transformed()):
         return getattr(torch.ops.iprm, op)(*args, backend)

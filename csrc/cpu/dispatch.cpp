@@ -5,13 +5,21 @@
 #include <cstdlib>
 #include <string>
 
-#if defined(IPRM_AMX)
+#if defined(__x86_64__)
 #    include <cpuid.h>
+#endif
+#if defined(IPRM_AMX)
 #    include <sys/syscall.h>
 #    include <unistd.h>
 #endif
 
 namespace iprm::cpu {
+
+// The value of an environment variable, empty where it is not set.
+static std::string switched(const char* variable) {
+    const char* wanted = std::getenv(variable);
+    return wanted == nullptr ? "" : wanted;
+}
 
 extern const KernelTable kernels_default;
 #if defined(__x86_64__)
@@ -24,8 +32,7 @@ extern const KernelTable kernels_amx;
 // Whether the processor has AMX for bfloat16 and Linux lets this process use it; it wants to be asked. IPRM_CPU_AMX=0
 // forbids it.
 static bool amx_granted() {
-    const char* wanted = std::getenv("IPRM_CPU_AMX");
-    if (wanted != nullptr && std::string(wanted) == "0") return false;
+    if (switched("IPRM_CPU_AMX") == "0") return false;
     unsigned a, b, c, d;
     constexpr unsigned tiles_and_bfloat16 = 1u << 24 | 1u << 22;
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & tiles_and_bfloat16) != tiles_and_bfloat16) return false;
@@ -47,6 +54,34 @@ const KernelTable& kernel_table() {
         return kernels_default;
     }();
     return table;
+}
+
+#if defined(IPRM_BFLOAT16)
+extern const KernelTable kernels_avx512_bf16;
+
+static bool is_amd() {
+    unsigned a, b, c, d;
+    return __get_cpuid(0, &a, &b, &c, &d) && b == signature_AMD_ebx && c == signature_AMD_ecx;
+}
+
+// AMD's processors multiply twice as many bfloat16 numbers in a second as float32 ones. Intel's, apart from their
+// matrix unit, half as many: there the instruction is used where it is asked for.
+static bool multiplies_bfloat16() {
+    const std::string wanted = switched("IPRM_CPU_BFLOAT16");
+    if (at::get_cpu_capability() != "AVX512" || wanted == "0" || (wanted != "1" && !is_amd())) return false;
+    unsigned a, b, c, d;
+    constexpr unsigned avx512_bf16 = 1u << 5;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & avx512_bf16) != 0;
+}
+#endif
+
+const KernelTable& bfloat16_table() {
+#if defined(IPRM_BFLOAT16)
+    static const KernelTable& table = multiplies_bfloat16() ? kernels_avx512_bf16 : kernel_table();
+    return table;
+#else
+    return kernel_table();
+#endif
 }
 
 }  // namespace iprm::cpu

@@ -15,6 +15,10 @@ namespace iprm::cpu {
 // The best table at::get_cpu_capability() and the processor allow; ATEN_CPU_CAPABILITY and IPRM_CPU_AMX=0 forbid some.
 const KernelTable& kernel_table();
 
+// The same, but that products over tiles are those of bfloat16 numbers, where that is faster. IPRM_CPU_BFLOAT16=1 asks
+// for it wherever the processor can, 0 forbids it.
+const KernelTable& bfloat16_table();
+
 template <typename T>
 const Kernels<T>& kernels();
 template <>
@@ -24,6 +28,15 @@ inline const Kernels<float>& kernels<float>() {
 template <>
 inline const Kernels<double>& kernels<double>() {
     return kernel_table().f64;
+}
+
+// Those for products of numbers of a dtype.
+template <typename T>
+const Kernels<T>& kernels_for(at::ScalarType products) {
+    if constexpr (std::is_same_v<T, float>) {
+        if (products == at::kBFloat16) return bfloat16_table().f32;
+    }
+    return kernels<T>();
 }
 
 // Calls body with a zero of the accumulator's C++ type.

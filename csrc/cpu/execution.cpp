@@ -23,8 +23,8 @@ Tiling tiling(int64_t tokens, int64_t row_unit) {
 int64_t slot_count(int64_t tasks) { return std::clamp<int64_t>(tasks / 8, std::min<int64_t>(tasks, 8), 64); }
 
 template <typename T>
-std::array<int64_t, 2> packed_shape(int64_t rank) {
-    return {divide_up(rank, kernels<T>().panel), kernels<T>().panel_size(rank)};
+std::array<int64_t, 2> packed_shape(const Kernels<T>& k, int64_t rank) {
+    return {divide_up(rank, k.panel), k.panel_size(rank)};
 }
 
 // How many groups the operations of a tile are cut into, where there are few tiles to share between threads. Each sums
@@ -37,15 +37,15 @@ int64_t group_count(int64_t tiles, int64_t height, int64_t operations) {
 
 // Panels of a square matrix (or of its transpose) for the micro-kernel.
 template <typename T>
-Tensor packed_form(const Tensor& matrix, bool transpose) {
+Tensor packed_form(const Kernels<T>& k, const Tensor& matrix, bool transpose) {
     Tensor source = converted(matrix, accumulator(matrix.scalar_type()));
     if (source.is_neg()) source = source.resolve_neg();
     if (source.stride(1) != 1) source = source.contiguous();
     const int64_t rank = source.size(0);
-    const auto shape = packed_shape<T>(rank);
+    const auto shape = packed_shape(k, rank);
     Tensor out = allocate(shape, source);
     const PackArgs<T> args{data<T>(source), source.stride(0), rank, rank, transpose, out.mutable_data_ptr<T>()};
-    parallel(shape[0], kPacking * shape[1], [&](int64_t first, int64_t last) { kernels<T>().pack(args, first, last); });
+    parallel(shape[0], kPacking * shape[1], [&](int64_t first, int64_t last) { k.pack(args, first, last); });
     return out;
 }
 
@@ -54,20 +54,21 @@ struct PackedWeights {
     Tensor c1a_t, c2_t, c1a, c2;
 
     template <typename T>
-    static PackedWeights make(const Tensor& c1a, const Tensor& c2, bool backward) {
-        PackedWeights forms{packed_form<T>(c1a, true), packed_form<T>(c2, true), {}, {}};
-        if (backward) forms = {forms.c1a_t, forms.c2_t, packed_form<T>(c1a, false), packed_form<T>(c2, false)};
+    static PackedWeights make(const Kernels<T>& k, const Tensor& c1a, const Tensor& c2, bool backward) {
+        PackedWeights forms{packed_form(k, c1a, true), packed_form(k, c2, true), {}, {}};
+        if (backward) forms = {forms.c1a_t, forms.c2_t, packed_form(k, c1a, false), packed_form(k, c2, false)};
         return forms;
     }
 
     // Those the caller has from `pack`, if any.
     template <typename T>
-    static PackedWeights of(const Tensor& c1a, const Tensor& c2, bool backward, const std::vector<Tensor>& packed) {
-        if (packed.empty()) return make<T>(c1a, c2, backward);
+    static PackedWeights of(const Kernels<T>& k, const Tensor& c1a, const Tensor& c2, bool backward,
+                            const std::vector<Tensor>& packed) {
+        if (packed.empty()) return make(k, c1a, c2, backward);
         TORCH_CHECK_VALUE(packed.size() == 4 || (packed.size() == 2 && !backward), "packed: expected ",
                           backward ? "none or 4 tensors of pack" : "none, 2 or 4 tensors of pack", ", got ",
                           packed.size());
-        const auto shape = packed_shape<T>(c1a.size(0));
+        const auto shape = packed_shape(k, c1a.size(0));
         const auto options = c1a.options().dtype(accumulator(c1a.scalar_type()));
         for (size_t i = 0; i < packed.size(); ++i) {
             expect(packed[i], ("packed[" + std::to_string(i) + "]").c_str(), shape, options);
@@ -114,12 +115,13 @@ void attend_backward(AttendGradient& gradient, const DropoutMask& dropout) {
 // The inputs in the form the kernels take: padded to whole panels, the matrices packed.
 template <typename T>
 struct ExecutionInputs {
-    ExecutionInputs(const Tensor& v, const Tensor& u, const Tensor& g, const Tensor& l, const Tensor& c1a,
-                    const Tensor& c2, const Tensor& c2_bias, const Tensor& w, bool backward,
+    ExecutionInputs(const Kernels<T>& k, const Tensor& v, const Tensor& u, const Tensor& g, const Tensor& l,
+                    const Tensor& c1a, const Tensor& c2, const Tensor& c2_bias, const Tensor& w, bool backward,
                     const std::vector<Tensor>& packed)
-        : rank(v.size(2)),
-          width(round_up(rank, kernels<T>().panel)),
-          tiles(tiling(v.size(1), kernels<T>().row_unit)),
+        : kernels(k),
+          rank(v.size(2)),
+          width(round_up(rank, k.panel)),
+          tiles(tiling(v.size(1), k.row_unit)),
           tile_count(v.size(0) * tiles.tiles),
           v(padded_operand(v, width)),
           u(padded_operand(u, width)),
@@ -127,7 +129,7 @@ struct ExecutionInputs {
           l(padded_operand(l, width)),
           c2_bias(padded_operand(c2_bias, width)),
           w(padded_operand(w, width)),
-          weights(PackedWeights::of<T>(c1a, c2, backward, packed)) {}
+          weights(PackedWeights::of<T>(k, c1a, c2, backward, packed)) {}
 
     ExecutionArgs<T> args(const DropoutMask& product, Activation activation, T* logits, const Pairs<T>& pairs) const {
         return {g.size(1),
@@ -148,6 +150,7 @@ struct ExecutionInputs {
                 pairs};
     }
 
+    const Kernels<T>& kernels;
     int64_t rank, width;
     Tiling tiles;
     int64_t tile_count;
@@ -175,7 +178,7 @@ auto run_execution_backward(const ExecutionInputs<T>& in, at::ScalarType dtype, 
     const int64_t operations = in.g.size(1), samples = in.v.size(0), tokens = in.v.size(1);
     const int64_t groups = group_count(in.tile_count, std::min(in.tiles.height, tokens), operations);
     const int64_t tasks = in.tile_count * groups, slots = slot_count(tasks);
-    const int64_t rows = round_up(in.rank, kernels<T>().row_unit);
+    const int64_t rows = round_up(in.rank, in.kernels.row_unit);
     Tensor grad_v = allocate({groups, samples, tokens, in.width}, in.v), grad_u = allocate(grad_v.sizes(), in.v);
     Tensor grad_g = allocate({in.tile_count, operations, in.width}, in.v);
     Tensor grad_l = allocate({in.tile_count, operations, in.width}, in.v);
@@ -202,7 +205,7 @@ auto run_execution_backward(const ExecutionInputs<T>& in, at::ScalarType dtype, 
                                         samples * tokens * in.width};
     const int64_t work =
         tasks / std::max<int64_t>(1, slots) * in.tiles.height * operations / groups * in.rank * in.width;
-    parallel(slots, work, [&](int64_t first, int64_t last) { kernels<T>().execution_backward(args, first, last); });
+    parallel(slots, work, [&](int64_t first, int64_t last) { in.kernels.execution_backward(args, first, last); });
     const auto finish = [&](const Tensor& gradient) { return result(gradient, in.rank, dtype); };
     const auto matrix = [&](const Tensor& parts, bool need) {
         return need ? finish(sum_first(parts.narrow(1, 0, in.rank))) : converted(parts, dtype);
@@ -221,25 +224,25 @@ SimpleExecutionArgs<T> simple_args(const Tensor& keys, const Tensor& query, cons
             logits,        product,        activation};
 }
 
-}  // namespace
-
-std::vector<Tensor> pack(const Tensor& c1a, const Tensor& c2, bool backward) {
+std::vector<Tensor> pack_for(at::ScalarType products, const Tensor& c1a, const Tensor& c2, bool backward) {
     expect_floating(c1a, "C1a", 2);
     const int64_t rank = c1a.size(0);
     expect(c1a, "C1a", {rank, rank}, c1a.options());
     expect(c2, "C2", {rank, rank}, c1a.options());
     return with_accumulator(c1a.scalar_type(), [&](auto zero) -> std::vector<Tensor> {
-        const auto forms = PackedWeights::make<decltype(zero)>(c1a, c2, backward);
+        using T = decltype(zero);
+        const auto forms = PackedWeights::make(kernels_for<T>(products), c1a, c2, backward);
         if (!backward) return {forms.c1a_t, forms.c2_t};
         return {forms.c1a_t, forms.c2_t, forms.c1a, forms.c2};
     });
 }
 
-std::tuple<Tensor, Tensor> execution(const Tensor& v, const Tensor& u, const Tensor& g, const Tensor& l,
-                                     const Tensor& c1a, const Tensor& c2, const Tensor& c2_bias, const Tensor& w,
-                                     const Tensor& tokens, const OptionalTensor& mask, const OptionalTensor& seed,
-                                     int64_t step, double p_product, double p_attention, const std::string& activation,
-                                     const std::vector<Tensor>& packed, const std::vector<Tensor>& pairs) {
+std::tuple<Tensor, Tensor> execution_for(at::ScalarType products, const Tensor& v, const Tensor& u, const Tensor& g,
+                                         const Tensor& l, const Tensor& c1a, const Tensor& c2, const Tensor& c2_bias,
+                                         const Tensor& w, const Tensor& tokens, const OptionalTensor& mask,
+                                         const OptionalTensor& seed, int64_t step, double p_product, double p_attention,
+                                         const std::string& activation, const std::vector<Tensor>& packed,
+                                         const std::vector<Tensor>& pairs) {
     expect_execution(v, u, g, l, c1a, c2, c2_bias, w, tokens, mask);
     const int64_t samples = v.size(0), operations = g.size(1), count = v.size(1);
     if (v.size(2) % kPairUnit != 0) {
@@ -251,21 +254,21 @@ std::tuple<Tensor, Tensor> execution(const Tensor& v, const Tensor& u, const Ten
     Tensor attention = allocate({samples, operations, count}, v);
     Tensor pooled = with_accumulator(v.scalar_type(), [&](auto zero) {
         using T = decltype(zero);
-        const ExecutionInputs<T> in(v, u, g, l, c1a, c2, c2_bias, w, false, packed);
+        const ExecutionInputs<T> in(kernels_for<T>(products), v, u, g, l, c1a, c2, c2_bias, w, false, packed);
         const ExecutionArgs<T> args = in.args(product, act, attention.mutable_data_ptr<T>(), pairs_of<T>(pairs, v, g));
         parallel(in.tile_count * operations, in.tiles.height * in.rank * in.width,
-                 [&](int64_t first, int64_t last) { kernels<T>().execution(args, first, last); });
+                 [&](int64_t first, int64_t last) { in.kernels.execution(args, first, last); });
         return attend<T>(tokens, mask, attention, dropout);
     });
     return {pooled, attention};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> execution_backward(
-    const Tensor& grad_pooled, const OptionalTensor& grad_attention, const Tensor& v, const Tensor& u, const Tensor& g,
-    const Tensor& l, const Tensor& c1a, const Tensor& c2, const Tensor& c2_bias, const Tensor& w, const Tensor& tokens,
-    const Tensor& attention, const OptionalTensor& seed, int64_t step, double p_product, double p_attention,
-    const std::string& activation, const Needs& needs, const std::vector<Tensor>& packed,
-    const std::vector<Tensor>& pairs) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> execution_backward_for(
+    at::ScalarType products, const Tensor& grad_pooled, const OptionalTensor& grad_attention, const Tensor& v,
+    const Tensor& u, const Tensor& g, const Tensor& l, const Tensor& c1a, const Tensor& c2, const Tensor& c2_bias,
+    const Tensor& w, const Tensor& tokens, const Tensor& attention, const OptionalTensor& seed, int64_t step,
+    double p_product, double p_attention, const std::string& activation, const Needs& needs,
+    const std::vector<Tensor>& packed, const std::vector<Tensor>& pairs) {
     expect_execution(v, u, g, l, c1a, c2, c2_bias, w, tokens, std::nullopt);
     expect_needs(needs, 9);
     expect_execution_gradients(grad_pooled, grad_attention, tokens, attention, g.size(1));
@@ -276,12 +279,64 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
         using T = decltype(zero);
         AttendGradient gradient(grad_pooled, grad_attention, tokens, attention, needs[8]);
         attend_backward<T>(gradient, dropout);
-        const ExecutionInputs<T> in(v, u, g, l, c1a, c2, c2_bias, w, true, packed);
+        const ExecutionInputs<T> in(kernels_for<T>(products), v, u, g, l, c1a, c2, c2_bias, w, true, packed);
         return std::tuple_cat(run_execution_backward<T>(in, v.scalar_type(), gradient.grad_logits, product, act, needs,
                                                         pairs_of<T>(pairs, v, g)),
                               std::make_tuple(converted(gradient.grad_tokens, v.scalar_type())));
     });
 }
+
+}  // namespace
+
+std::vector<Tensor> pack(const Tensor& c1a, const Tensor& c2, bool backward) {
+    return pack_for(c1a.scalar_type(), c1a, c2, backward);
+}
+
+std::tuple<Tensor, Tensor> execution(const Tensor& v, const Tensor& u, const Tensor& g, const Tensor& l,
+                                     const Tensor& c1a, const Tensor& c2, const Tensor& c2_bias, const Tensor& w,
+                                     const Tensor& tokens, const OptionalTensor& mask, const OptionalTensor& seed,
+                                     int64_t step, double p_product, double p_attention, const std::string& activation,
+                                     const std::vector<Tensor>& packed, const std::vector<Tensor>& pairs) {
+    return execution_for(v.scalar_type(), v, u, g, l, c1a, c2, c2_bias, w, tokens, mask, seed, step, p_product,
+                         p_attention, activation, packed, pairs);
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> execution_backward(
+    const Tensor& grad_pooled, const OptionalTensor& grad_attention, const Tensor& v, const Tensor& u, const Tensor& g,
+    const Tensor& l, const Tensor& c1a, const Tensor& c2, const Tensor& c2_bias, const Tensor& w, const Tensor& tokens,
+    const Tensor& attention, const OptionalTensor& seed, int64_t step, double p_product, double p_attention,
+    const std::string& activation, const Needs& needs, const std::vector<Tensor>& packed,
+    const std::vector<Tensor>& pairs) {
+    return execution_backward_for(v.scalar_type(), grad_pooled, grad_attention, v, u, g, l, c1a, c2, c2_bias, w, tokens,
+                                  attention, seed, step, p_product, p_attention, activation, needs, packed, pairs);
+}
+
+namespace bfloat16 {
+
+std::vector<Tensor> pack(const Tensor& c1a, const Tensor& c2, bool backward) {
+    return pack_for(at::kBFloat16, c1a, c2, backward);
+}
+
+std::tuple<Tensor, Tensor> execution(const Tensor& v, const Tensor& u, const Tensor& g, const Tensor& l,
+                                     const Tensor& c1a, const Tensor& c2, const Tensor& c2_bias, const Tensor& w,
+                                     const Tensor& tokens, const OptionalTensor& mask, const OptionalTensor& seed,
+                                     int64_t step, double p_product, double p_attention, const std::string& activation,
+                                     const std::vector<Tensor>& packed, const std::vector<Tensor>& pairs) {
+    return execution_for(at::kBFloat16, v, u, g, l, c1a, c2, c2_bias, w, tokens, mask, seed, step, p_product,
+                         p_attention, activation, packed, pairs);
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> execution_backward(
+    const Tensor& grad_pooled, const OptionalTensor& grad_attention, const Tensor& v, const Tensor& u, const Tensor& g,
+    const Tensor& l, const Tensor& c1a, const Tensor& c2, const Tensor& c2_bias, const Tensor& w, const Tensor& tokens,
+    const Tensor& attention, const OptionalTensor& seed, int64_t step, double p_product, double p_attention,
+    const std::string& activation, const Needs& needs, const std::vector<Tensor>& packed,
+    const std::vector<Tensor>& pairs) {
+    return execution_backward_for(at::kBFloat16, grad_pooled, grad_attention, v, u, g, l, c1a, c2, c2_bias, w, tokens,
+                                  attention, seed, step, p_product, p_attention, activation, needs, packed, pairs);
+}
+
+}  // namespace bfloat16
 
 std::tuple<Tensor, Tensor> execution_simple(const Tensor& keys, const Tensor& query, const Tensor& w,
                                             const Tensor& tokens, const OptionalTensor& mask,

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "amx.h"
+#include "bfloat16.h"
 #include "dropout_kernel.h"
 #include "math.h"
 #include "product.h"

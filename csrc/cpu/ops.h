@@ -95,7 +95,26 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>, std::vector<Tensor>
     const std::vector<Tensor>& results, const Tensor& gate, const Tensor& attention, bool mask_self,
     const OptionalTensor& seed, int64_t step, double p_product, double p_value, double p_attention);
 
-// The ops as the recurrence takes them.
-extern const recurrence::Cores kCores;
+// The same on float32 tensors that hold what was bfloat16: their products over tiles are of such numbers where the
+// processor has them, and their packed forms are for these functions alone.
+namespace bfloat16 {
+
+std::vector<Tensor> pack(const Tensor& c1a, const Tensor& c2, bool backward);
+std::tuple<Tensor, Tensor> execution(const Tensor& v, const Tensor& u, const Tensor& g, const Tensor& l,
+                                     const Tensor& c1a, const Tensor& c2, const Tensor& c2_bias, const Tensor& w,
+                                     const Tensor& tokens, const OptionalTensor& mask, const OptionalTensor& seed,
+                                     int64_t step, double p_product, double p_attention, const std::string& activation,
+                                     const std::vector<Tensor>& packed, const std::vector<Tensor>& pairs);
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> execution_backward(
+    const Tensor& grad_pooled, const OptionalTensor& grad_attention, const Tensor& v, const Tensor& u, const Tensor& g,
+    const Tensor& l, const Tensor& c1a, const Tensor& c2, const Tensor& c2_bias, const Tensor& w, const Tensor& tokens,
+    const Tensor& attention, const OptionalTensor& seed, int64_t step, double p_product, double p_attention,
+    const std::string& activation, const Needs& needs, const std::vector<Tensor>& packed,
+    const std::vector<Tensor>& pairs);
+
+}  // namespace bfloat16
+
+// The ops as the recurrence takes them, and those of what was bfloat16.
+extern const recurrence::Cores kCores, kBfloat16Cores;
 
 }  // namespace iprm::cpu

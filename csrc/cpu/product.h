@@ -54,27 +54,38 @@ IPRM_INLINE void each_of(Body&& body) {
     }
 }
 
+// The type of a sum of products of elements T, and one term of it; bfloat16.h has another element.
+template <typename T>
+struct SumOf {
+    using type = T;
+};
+template <typename T>
+IPRM_INLINE Vec<T> multiply_add(T x, Vec<T> y, Vec<T> sum) {
+    return sum + x * y;
+}
+
 // acc[i][j] = sum over k of a(i, k) * b[k * ldb + j], for a block of rows and a panel of columns. Rows of a are `lda`
 // apart, or if transposed its columns are. Of kChain products at a time, where that is not 0, the sum is made by itself
 // and then added to those before it: one chain over a long depth would round more than the library does.
 template <int kBlock, bool kTransposed, int64_t kChain, typename T, typename Epilogue>
 IPRM_INLINE void micro_product(int64_t depth, const T* __restrict a, int64_t lda, const T* __restrict b, int64_t ldb,
                                Epilogue&& epilogue) {
-    Vec<T> acc[kBlock][kTileVectors], sum[kBlock][kTileVectors];
+    using Sum = Vec<typename SumOf<T>::type>;
+    Sum acc[kBlock][kTileVectors], sum[kBlock][kTileVectors];
     std::conditional_t<kTransposed, ColumnPointer<T>, RowPointers<kBlock, T>> rows(a, lda);
     for (int64_t k = 0;;) {
-        each_of<kBlock>([&](int i, int j) IPRM_LAMBDA { acc[i][j] = Vec<T>{}; });
+        each_of<kBlock>([&](int i, int j) IPRM_LAMBDA { acc[i][j] = Sum{}; });
         const int64_t end = kChain == 0 ? depth : std::min(depth, k + kChain);
 #pragma GCC unroll 1
         for (; k < end; ++k, rows.next()) {
-            Vec<T> bv[kTileVectors];
+            decltype(load(b)) bv[kTileVectors];
 #pragma GCC unroll 16
             for (int j = 0; j < kTileVectors; ++j) bv[j] = load(b + k * ldb + j * kLanes<T>);
 #pragma GCC unroll 16
             for (int i = 0; i < kBlock; ++i) {
                 const T av = rows.at(i);
 #pragma GCC unroll 16
-                for (int j = 0; j < kTileVectors; ++j) acc[i][j] += av * bv[j];
+                for (int j = 0; j < kTileVectors; ++j) acc[i][j] = multiply_add(av, bv[j], acc[i][j]);
             }
         }
         if (kChain > 0 && k > kChain) each_of<kBlock>([&](int i, int j) IPRM_LAMBDA { acc[i][j] += sum[i][j]; });
@@ -127,7 +138,7 @@ IPRM_INLINE void for_blocks(int64_t rows, int64_t width, Body&& body) {
     }
 }
 
-// What the products over tiles are made of, for one number type. amx.h has other definitions for float.
+// What the products over tiles are made of, for one number type. amx.h and bfloat16.h have others for float.
 
 // Held by a thread while it computes such products.
 template <typename T>

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,7 +56,7 @@ def select(name: str, call: Call, device: torch.device, dtype: torch.dtype) -> M
         ValueError: no such backend.  RuntimeError: the named backend, or none at all, can run the call, and why.
     """
     check_choice("backend", name, ("auto", *BACKENDS))
-    found = {}
+    found: dict[str, str | None] = {}
     for candidate in BACKENDS if name == "auto" else [name]:
         found[candidate] = refusal(candidate, device, dtype, call)
         if found[candidate] is None:
@@ -71,7 +72,7 @@ def of_recurrence(name: str, like: Tensor) -> ModuleType:
     return select(name, Call("recurrence"), like.device, like.dtype)
 
 
-def run(name: str, op: str, first: Tensor, *args):
+def run(name: str, op: str, first: Tensor, *args: Any) -> Any:
     """Run `op` on the backend that `select` chooses by the first argument, which is always a tensor, and the sizes.
 
     Autocast has chosen the inputs' dtype before; inside the op it is off.
@@ -82,11 +83,11 @@ def run(name: str, op: str, first: Tensor, *args):
         return function(first, *args)
 
 
-def implementation(op: str) -> Callable:
+def implementation(op: str) -> Callable[..., Any]:
     """The implementation of a registered op whose last argument names the backend."""
 
-    def call(*args):
-        *args, backend = args
-        return run(backend, op, *args)
+    def call(*args: Any) -> Any:
+        *given, backend = args
+        return run(backend, op, *given)
 
     return call

@@ -6,6 +6,8 @@ There launches bound the time and not arithmetic: the CUDA backend then runs all
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -55,10 +57,14 @@ def weights_of(w: Weights) -> list[Tensor]:
     """What the kernel takes, in its order."""
     of_maps = [t for name in MAPS for t in getattr(w, name)]
     of_pairs = [w.C1.weight[:, : w.reduced], w.C2.weight, w.C2.bias, w.w.weight[0]]
-    return [*of_maps, *of_pairs, w.c.weight[0], *(w.Ko or ())]  # pyright: ignore[reportOptionalMemberAccess] - see `refusal`
+    c = w.c.weight[0]  # pyright: ignore[reportOptionalMemberAccess] - see `refusal`
+    return [*of_maps, *of_pairs, c, *(w.Ko or ())]
 
 
-def arguments(O, E, language, language_mask, visual, visual_mask, w: Weights, o: Options) -> tuple:
+def arguments(
+    O: Tensor, E: Tensor, language: Tensor, language_mask: Tensor | None, visual: Tensor, visual_mask: Tensor | None,
+    w: Weights, o: Options,
+) -> tuple[Any, ...]:  # fmt: skip
     """What the launch is given: the inputs with their keys, the weights and the options."""
     v = torch.nn.functional.linear(visual, *w.Wk)  # pyright: ignore[reportOptionalIterable] - see `refusal`
     u = torch.nn.functional.linear(v, w.C1.weight[:, w.reduced :], w.C1.bias)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -26,48 +26,57 @@ ANY = Call()
 """Any call: nothing is asked but whether the backend runs at all."""
 
 
-def _dropout(x: Tensor, *_) -> dict:
+def _dropout(x: Tensor, *_: Any) -> dict[str, int]:
     return {}
 
 
-def _formation(query: Tensor, tokens: Tensor, *_) -> dict:
+def _formation(query: Tensor, tokens: Tensor, *_: Any) -> dict[str, int]:
     B, K, D = query.shape
     return {"B": B, "K": K, "L": tokens.shape[1], "D": D}
 
 
-def _execution(v: Tensor, u: Tensor, g: Tensor, l: Tensor, C1a, C2, c2, w, tokens: Tensor, *_) -> dict:
+def _execution(
+    v: Tensor, u: Tensor, g: Tensor, l: Tensor, C1a: Tensor, C2: Tensor, c2: Tensor, w: Tensor, tokens: Tensor, *_: Any
+) -> dict[str, int]:
     B, N, R = v.shape
     return {"B": B, "K": g.shape[1], "N": N, "D": tokens.shape[2], "R": R}
 
 
-def _execution_simple(keys: Tensor, query: Tensor, w: Tensor, tokens: Tensor, *_) -> dict:
+def _execution_simple(keys: Tensor, query: Tensor, w: Tensor, tokens: Tensor, *_: Any) -> dict[str, int]:
     B, N, R = keys.shape
     return {"B": B, "K": query.shape[1], "N": N, "D": tokens.shape[2], "R": R}
 
 
-def _composition(query: Tensor, keys: Sequence[Tensor], *_) -> dict:
+def _composition(query: Tensor, keys: Sequence[Tensor], *_: Any) -> dict[str, int]:
     B, K, D = query.shape
     return {"B": B, "K": K, "D": D, "blocks": len(keys)}
 
 
-def _recurrence(O: Tensor, E, language: Tensor, language_mask, visual: Tensor, visual_mask, *rest) -> dict:
+def _recurrence(
+    O: Tensor, E: Tensor, language: Tensor, language_mask: Tensor | None, visual: Tensor, visual_mask: Tensor | None,
+    *rest: Any,
+) -> dict[str, int]:  # fmt: skip
     return _of_recurrence(O, language, visual, *rest)
 
 
 def _recurrence_backward(
-    grad_O: Tensor, grad_E, d_l, d_v, d_o, language: Tensor, visual: Tensor, weights, maps, *rest
-) -> dict:
+    grad_O: Tensor, grad_E: Tensor, d_l: Tensor | None, d_v: Tensor | None, d_o: Tensor | None, language: Tensor,
+    visual: Tensor, weights: Sequence[Tensor], maps: str, *rest: Any,
+) -> dict[str, int]:  # fmt: skip
     return _of_recurrence(grad_O, language, visual, weights, maps, *rest[4:])
 
 
-def _of_recurrence(memory, language, visual, weights, maps, seed, steps, window, *_) -> dict:
+def _of_recurrence(
+    memory: Tensor, language: Tensor, visual: Tensor, weights: Sequence[Tensor], maps: str, seed: Tensor | None,
+    steps: int, window: int, *_: Any,
+) -> dict[str, int]:  # fmt: skip
     """Execution of the simple form has no limit on R, and is not asked about it."""
     (B, K, D), names = memory.shape, maps.split(",")
     R = weights[2 * names.index("Wk")].shape[0] if "Wk" in names else 0
     return {"B": B, "K": K, "L": language.shape[1], "N": visual.shape[1], "D": D, "R": R, "blocks": 1 + window}
 
 
-_SIZES = {
+_SIZES: dict[str, Callable[..., dict[str, int]]] = {
     "dropout": _dropout,
     "formation": _formation,
     "execution": _execution,
@@ -80,7 +89,7 @@ _GRADIENTS = {"formation": 2, "execution": 2, "execution_simple": 2, "compositio
 """How many gradients stand before the inputs of an op in those of its backward."""
 
 
-def call_of(op: str, args: Sequence) -> Call:
+def call_of(op: str, args: Sequence[Any]) -> Call:
     """The call of a registered op with these arguments."""
     if op in _SIZES:
         return Call(op, **_SIZES[op](*args))

@@ -9,23 +9,29 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 
 from iprm_kernels.backends import reinstall
 
 RECORD = Path(__file__).parents[1] / "_build.json"
-NEVER_BUILT = {"extension": False, "reason": "the extension was never built", "lost": True, "torch": None}
+NEVER_BUILT: dict[str, Any] = {
+    "extension": False,
+    "reason": "the extension was never built",
+    "lost": True,
+    "torch": None,
+}
 
 
 @functools.cache
-def build_records() -> dict[str, dict]:
+def build_records() -> dict[str, dict[str, Any]]:
     """How each extension was built: `extension` (bool), `reason` (why there is none), `lost` (bool: there is none, and
     no switch left it out), `torch` (its version)."""
     return json.loads(RECORD.read_text()) if RECORD.exists() else {}
 
 
-def build_record(backend: str) -> dict:
+def build_record(backend: str) -> dict[str, Any]:
     """The record of one backend's extension."""
     return build_records().get(backend, NEVER_BUILT)
 
@@ -69,10 +75,10 @@ def usable(loaded: tuple[ModuleType | None, str | None], kernels: str) -> Module
     return module
 
 
-def op(extension: Callable[[], ModuleType], name: str) -> Callable:
+def op(extension: Callable[[], ModuleType], name: str) -> Callable[..., Any]:
     """The op `name` of an extension, which is loaded when the op first runs."""
 
-    def run(*args):
+    def run(*args: Any) -> Any:
         return getattr(extension(), name)(*args)
 
     run.__name__ = name

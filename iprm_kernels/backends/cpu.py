@@ -12,6 +12,7 @@ from torch import Tensor
 from iprm_kernels.backends import compiled, native
 from iprm_kernels.backends.calls import ANY, Call
 from iprm_kernels.backends.eager import accumulator
+from iprm_kernels.steps.walk import Gradients, Outputs
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -90,12 +91,12 @@ def pack(C1a: Tensor, C2: Tensor, backward: bool = True) -> tuple[Tensor, ...]:
     return tuple(extension().pack(C1a, C2, backward))
 
 
-def execution(*args):
+def execution(*args: Any) -> tuple[Tensor, Tensor]:
     """The op, and behind its 15 arguments, if they were made, the weights of `pack`."""
     return extension().execution(*args[:15], args[15:], [])
 
 
-def execution_backward(*args):
+def execution_backward(*args: Any) -> tuple[Tensor, ...]:
     """The op, and behind its 18 arguments, if they were made, the weights of `pack`."""
     return extension().execution_backward(*args[:18], args[18:], [])
 
@@ -108,18 +109,25 @@ def working_dtype(dtype: torch.dtype) -> torch.dtype:
     return accumulator(dtype)
 
 
-def recurrence(O: Tensor, *args):
+def recurrence(O: Tensor, *args: Any) -> Outputs:
     if O.dtype == accumulator(O.dtype):
         return native.forward(extension(), KEEPS_PAIRS, O, *args)
-    memory_O, memory_E, *rest = native.forward(extension(), KEEPS_PAIRS, *widened([O, *args]))
-    return memory_O.to(O.dtype), memory_E.to(O.dtype), *rest
+    found = native.forward(widening(O.dtype), KEEPS_PAIRS, *widened([O, *args]))
+    memory_O, memory_E, a_language, a_visual, a_operations, tensors = found
+    return memory_O.to(O.dtype), memory_E.to(O.dtype), a_language, a_visual, a_operations, tensors
 
 
-def recurrence_backward(grad_O: Tensor, *args):
+def recurrence_backward(grad_O: Tensor, *args: Any) -> Gradients:
     if grad_O.dtype == accumulator(grad_O.dtype):
         return native.backward(extension(), KEEPS_PAIRS, grad_O, *args)
-    *first, of_weights = native.backward(extension(), KEEPS_PAIRS, *widened([grad_O, *args]))
-    return *(d.to(grad_O.dtype) for d in first), [d.to(grad_O.dtype) for d in of_weights]
+    *first, of_weights = native.backward(widening(grad_O.dtype), KEEPS_PAIRS, *widened([grad_O, *args]))
+    dO, dE, dX, dV = (d.to(grad_O.dtype) for d in first)
+    return dO, dE, dX, dV, [d.to(grad_O.dtype) for d in of_weights]
+
+
+def widening(dtype: torch.dtype) -> Any:
+    """The recurrence of float32 tensors that hold numbers of this dtype: products of bfloat16 may be its own."""
+    return extension().bfloat16 if dtype == torch.bfloat16 else extension()
 
 
 def widened(args: Any) -> Any:

@@ -12,12 +12,15 @@ import os
 import re
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from iprm_kernels.backends import at_once, compiled, devices, eager, native
 from iprm_kernels.backends.calls import ANY, Call
 from iprm_kernels.checks import name_of
+from iprm_kernels.steps.walk import Gradients, Outputs
 from iprm_kernels.steps.weights import Options, Weights, options_of, unflattened
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -51,7 +54,8 @@ def runs_on(capability: tuple[int, int], architecture: str) -> bool:
     Machine code runs on the devices of its major version from its minor version on, PTX (compute_) on all later ones,
     and what uses features of one architecture (a) on that alone.
     """
-    kind, number, feature = re.fullmatch(r"(sm|compute)_(\d+)([af]?)", architecture).groups()  # pyright: ignore[reportOptionalMemberAccess]
+    found = re.fullmatch(r"(sm|compute)_(\d+)([af]?)", architecture)
+    kind, number, feature = found.groups()  # pyright: ignore[reportOptionalMemberAccess] - the build writes no others
     built = divmod(int(number), 10)
     if feature == "a":
         return capability == built
@@ -139,7 +143,7 @@ working_dtype = eager.working_dtype
 KEEPS_PAIRS = False
 
 
-def not_at_once(weights: Weights, options: Options, O: torch.Tensor, language: torch.Tensor) -> str | None:
+def not_at_once(weights: Weights, options: Options, O: Tensor, language: Tensor) -> str | None:
     """Why a call without gradients is not one launch for all steps, or None where it is."""
     (B, K, _), L = O.shape, language.shape[1]
     call = Call("recurrence", K=K, R=weights.reduced, blocks=1 + options.window)
@@ -150,23 +154,26 @@ def not_at_once(weights: Weights, options: Options, O: torch.Tensor, language: t
     )
 
 
-def takes_all_steps(O: torch.Tensor, language: torch.Tensor, weights: list, maps: str, options: list) -> bool:
+def takes_all_steps(O: Tensor, language: Tensor, weights: list[Tensor], maps: str, options: list[Any]) -> bool:
     """Whether a call of the recurrence without gradients is one launch for all steps."""
     if unsupported(O.device, O.dtype):
         return False
     return not_at_once(unflattened(weights, maps), options_of(*options), O, language) is None
 
 
-def recurrence(O, E, language, language_mask, visual, visual_mask, weights, maps, seed, *options_and_keep):
+def recurrence(
+    O: Tensor, E: Tensor, language: Tensor, language_mask: Tensor | None, visual: Tensor, visual_mask: Tensor | None,
+    weights: list[Tensor], maps: str, seed: Tensor | None, *options_and_keep: Any,
+) -> Outputs:  # fmt: skip
     *options, keep = options_and_keep
     w, o = unflattened(weights, maps), options_of(*options)
     if keep or not_at_once(w, o, O, language):
         inputs = (O, E, language, language_mask, visual, visual_mask, weights, maps, seed)
         return native.forward(extension(), KEEPS_PAIRS, *inputs, *options_and_keep)
     args = at_once.arguments(O, E, language, language_mask, visual, visual_mask, w, o)
-    operations, results, *attentions = extension().steps(*args)
-    return operations[-1].clone(), results[-1].clone(), *attentions, []
+    operations, results, a_language, a_visual, a_operations = extension().steps(*args)
+    return operations[-1].clone(), results[-1].clone(), a_language, a_visual, a_operations, []
 
 
-def recurrence_backward(*args):
+def recurrence_backward(*args: Any) -> Gradients:
     return native.backward(extension(), KEEPS_PAIRS, *args)

@@ -11,7 +11,8 @@ also what those differentiate, forward and backward (`iprm_kernels.transforms`).
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -50,11 +51,11 @@ def working_dtype(dtype: torch.dtype) -> torch.dtype:
     return dtype
 
 
-def recurrence(*args):
+def recurrence(*args: Any) -> walk.Outputs:
     return walk.forward(sys.modules[__name__], *args)
 
 
-def recurrence_backward(*args):
+def recurrence_backward(*args: Any) -> walk.Gradients:
     return walk.backward(sys.modules[__name__], *args)
 
 
@@ -90,13 +91,14 @@ def dropout(x: Tensor, p: float, seed: Tensor, stream: int) -> Tensor:
 class Masks:
     """The multipliers of one step's dropout masks, or None where nothing is dropped."""
 
-    def __init__(self, seed: Tensor | None, step: int):
-        self.seed, self.step = seed, step
+    def __init__(self, seed: Tensor | None, step: int) -> None:
+        self.seed: Any = seed  # None where no rate asks for one
+        self.step = step
 
     def __call__(self, like: Tensor, p: float, role: Role, start: int = 0) -> Tensor | None:
         if p == 0.0:
             return None
-        return scaled_mask(like.shape, p, self.seed, stream_of(self.step, role), like.dtype, start)  # pyright: ignore[reportArgumentType] - a rate has one
+        return scaled_mask(like.shape, p, self.seed, stream_of(self.step, role), like.dtype, start)
 
 
 def times(x: Tensor, mask: Tensor | None) -> Tensor:
@@ -121,6 +123,11 @@ def plus(grad: Tensor, extra: Tensor | None) -> Tensor:
     return grad if extra is None else grad + extra
 
 
+def added(parts: Sequence[Tensor]) -> Tensor:
+    """The sum of the parts of a gradient, of which there is one at least."""
+    return sum(parts[1:], parts[0])
+
+
 def unneeded(like: Tensor) -> Tensor:
     """What a backward op returns in the place of a gradient that nobody asked for."""
     return like.new_empty(0)
@@ -134,7 +141,9 @@ def widened(*tensors: Tensor) -> list[Tensor]:
     return [t.to(accumulator(t.dtype)) for t in tensors]
 
 
-def formation(query, tokens, gate, mask, seed, step, p_attention):
+def formation(
+    query: Tensor, tokens: Tensor, gate: Tensor, mask: Tensor | None, seed: Tensor | None, step: int, p_attention: float
+) -> tuple[Tensor, Tensor]:
     dtype = query.dtype
     query, tokens, gate = widened(query, tokens, gate)
     logits = torch.bmm(query * gate, tokens.mT)
@@ -143,7 +152,10 @@ def formation(query, tokens, gate, mask, seed, step, p_attention):
     return torch.bmm(dropped, tokens).to(dtype), a
 
 
-def formation_backward(grad_z, grad_attention, query, tokens, gate, attention, seed, step, p_attention, needs):
+def formation_backward(
+    grad_z: Tensor, grad_attention: Tensor | None, query: Tensor, tokens: Tensor, gate: Tensor, attention: Tensor,
+    seed: Tensor | None, step: int, p_attention: float, needs: Sequence[bool],
+) -> tuple[Tensor, ...]:  # fmt: skip
     a, dtype = attention, query.dtype
     grad_z, query, tokens, gate = widened(grad_z, query, tokens, gate)
     keep = Masks(seed, step)(a, p_attention, Role.FORMATION_ATTENTION)
@@ -165,14 +177,19 @@ def tiles(samples: int, per_sample: int) -> Iterator[slice]:
     return (slice(start, min(start + size, samples)) for start in range(0, max(1, samples), size))
 
 
-def attend(logits, tokens, mask, draw, p_attention):
+def attend(
+    logits: Tensor, tokens: Tensor, mask: Tensor | None, draw: Masks, p_attention: float
+) -> tuple[Tensor, Tensor]:
     """Softmax over the tokens and the pooled sum: (B, K, N), (B, N, D) -> (B, K, D), attention (B, K, N)."""
     a = masked_softmax(logits, None if mask is None else mask[:, None])
     dropped = times(a, draw(a, p_attention, Role.EXECUTION_ATTENTION))
     return torch.bmm(dropped.to(tokens.dtype), tokens), a
 
 
-def attend_backward(grad_pooled, grad_attention, tokens, attention, draw, p_attention, need_tokens):
+def attend_backward(
+    grad_pooled: Tensor, grad_attention: Tensor | None, tokens: Tensor, attention: Tensor, draw: Masks,
+    p_attention: float, need_tokens: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """-> gradients of the logits and of the tokens."""
     keep = draw(attention, p_attention, Role.EXECUTION_ATTENTION)
     d_a = times(torch.bmm(grad_pooled, tokens.mT).to(attention.dtype), keep)
@@ -182,7 +199,10 @@ def attend_backward(grad_pooled, grad_attention, tokens, attention, draw, p_atte
     return softmax_slope(attention, plus(d_a, grad_attention)), d_tokens
 
 
-def pair_logits(v, u, g, l, C1a, C2, c2, w, activation, draw, p_product, start=0):
+def pair_logits(
+    v: Tensor, u: Tensor, g: Tensor, l: Tensor, C1a: Tensor, C2: Tensor, c2: Tensor, w: Tensor, activation: str,
+    draw: Masks, p_product: float, start: int = 0,
+) -> Tensor:  # fmt: skip
     """s_kn of some samples, (b, K, N): h = C2 φ(C1a (g ⊙ v) + u) + c2, s = w · drop(φ(h ⊙ l)).
 
     `start` is the index, in the whole product mask, of the first sample's first element.
@@ -194,7 +214,10 @@ def pair_logits(v, u, g, l, C1a, C2, c2, w, activation, draw, p_product, start=0
     return (y @ w).to(accumulator(v.dtype))
 
 
-def execution(v, u, g, l, C1a, C2, c2, w, tokens, mask, seed, step, p_product, p_attention, activation):
+def execution(
+    v: Tensor, u: Tensor, g: Tensor, l: Tensor, C1a: Tensor, C2: Tensor, c2: Tensor, w: Tensor, tokens: Tensor,
+    mask: Tensor | None, seed: Tensor | None, step: int, p_product: float, p_attention: float, activation: str,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     draw, (B, K, R), N = Masks(seed, step), g.shape, v.shape[1]
     logits = [
         pair_logits(v[s], u[s], g[s], l[s], C1a, C2, c2, w, activation, draw, p_product, s.start * K * N * R)
@@ -204,9 +227,10 @@ def execution(v, u, g, l, C1a, C2, c2, w, tokens, mask, seed, step, p_product, p
 
 
 def execution_backward(
-    grad_pooled, grad_attention, v, u, g, l, C1a, C2, c2, w, tokens, attention, seed, step, p_product, p_attention,
-    activation, needs,
-):  # fmt: skip
+    grad_pooled: Tensor, grad_attention: Tensor | None, v: Tensor, u: Tensor, g: Tensor, l: Tensor, C1a: Tensor,
+    C2: Tensor, c2: Tensor, w: Tensor, tokens: Tensor, attention: Tensor, seed: Tensor | None, step: int,
+    p_product: float, p_attention: float, activation: str, needs: Sequence[bool],
+) -> tuple[Tensor, ...]:  # fmt: skip
     draw, (B, K, R), N = Masks(seed, step), g.shape, v.shape[1]
     d_logits, d_tokens = attend_backward(grad_pooled, grad_attention, tokens, attention, draw, p_attention, needs[8])
     parts = [
@@ -216,11 +240,14 @@ def execution_backward(
         for s in tiles(B, K * N * R)
     ]
     columns = list(zip(*parts, strict=True))  # of each gradient, the tiles' parts
-    samples, weights = map(torch.cat, columns[:4]), map(sum, columns[4:])
-    return *(d.to(v.dtype) for d in (*samples, *weights)), d_tokens  # pyright: ignore[reportAttributeAccessIssue]
+    samples, weights = map(torch.cat, columns[:4]), map(added, columns[4:])
+    return *(d.to(v.dtype) for d in (*samples, *weights)), d_tokens
 
 
-def pair_gradients(d_logits, v, u, g, l, C1a, C2, c2, w, activation, draw, p_product, start, needs):
+def pair_gradients(
+    d_logits: Tensor, v: Tensor, u: Tensor, g: Tensor, l: Tensor, C1a: Tensor, C2: Tensor, c2: Tensor, w: Tensor,
+    activation: str, draw: Masks, p_product: float, start: int, needs: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """From the gradient (b, K, N) of the logits of some samples, those of v, u, g, l and the parts of those of the
     weights C1a, C2, c2, w, in the accumulator's dtype."""
     φ, slope, acc = ACTIVATIONS[activation], SLOPES[activation], accumulator(v.dtype)
@@ -246,14 +273,19 @@ def pair_gradients(d_logits, v, u, g, l, C1a, C2, c2, w, activation, draw, p_pro
     return dv, du, dg, dl, dC1a, dC2, dc2, dw
 
 
-def simple_logits(keys, query, w, activation, draw, p_product, start=0):
+def simple_logits(
+    keys: Tensor, query: Tensor, w: Tensor, activation: str, draw: Masks, p_product: float, start: int = 0
+) -> Tensor:
     """s_kn of some samples, (b, K, N): w · drop(φ(p ⊙ κ))."""
     y = ACTIVATIONS[activation](query[:, :, None] * keys[:, None])
     y = times(y, draw(y, p_product, Role.PRODUCT, start))
     return (y @ w).to(accumulator(keys.dtype))
 
 
-def execution_simple(keys, query, w, tokens, mask, seed, step, p_product, p_attention, activation):
+def execution_simple(
+    keys: Tensor, query: Tensor, w: Tensor, tokens: Tensor, mask: Tensor | None, seed: Tensor | None, step: int,
+    p_product: float, p_attention: float, activation: str,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     draw, (B, K, R), N = Masks(seed, step), query.shape, keys.shape[1]
     logits = [
         simple_logits(keys[s], query[s], w, activation, draw, p_product, s.start * K * N * R)
@@ -263,9 +295,10 @@ def execution_simple(keys, query, w, tokens, mask, seed, step, p_product, p_atte
 
 
 def execution_simple_backward(
-    grad_pooled, grad_attention, keys, query, w, tokens, attention, seed, step, p_product, p_attention, activation,
-    needs,
-):  # fmt: skip
+    grad_pooled: Tensor, grad_attention: Tensor | None, keys: Tensor, query: Tensor, w: Tensor, tokens: Tensor,
+    attention: Tensor, seed: Tensor | None, step: int, p_product: float, p_attention: float, activation: str,
+    needs: Sequence[bool],
+) -> tuple[Tensor, ...]:  # fmt: skip
     draw, (B, K, R), N = Masks(seed, step), query.shape, keys.shape[1]
     d_logits, d_tokens = attend_backward(grad_pooled, grad_attention, tokens, attention, draw, p_attention, needs[3])
     parts = [
@@ -273,10 +306,12 @@ def execution_simple_backward(
         for s in tiles(B, K * N * R)
     ]
     d_keys, d_query, dw = zip(*parts, strict=True)
-    return *(d.to(keys.dtype) for d in (torch.cat(d_keys), torch.cat(d_query), sum(dw))), d_tokens  # pyright: ignore[reportAttributeAccessIssue]
+    return *(d.to(keys.dtype) for d in (torch.cat(d_keys), torch.cat(d_query), added(dw))), d_tokens
 
 
-def simple_gradients(d_logits, keys, query, w, activation, draw, p_product, start):
+def simple_gradients(
+    d_logits: Tensor, keys: Tensor, query: Tensor, w: Tensor, activation: str, draw: Masks, p_product: float, start: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """From the gradient (b, K, N) of the logits of some samples, those of the keys and the query, and the part of w's,
     in the accumulator's dtype."""
     acc, product = accumulator(keys.dtype), query[:, :, None] * keys[:, None]
@@ -307,37 +342,43 @@ def product_mask(query: Tensor, columns: int, p: float, draw: Masks) -> Tensor |
     return draw(query[:, :, None].expand(B, K, columns, D), p, Role.COMPOSITION_PRODUCT)
 
 
-def composition(query, keys, operations, results, gate, mask_self, seed, step, p_product, p_value, p_attention):
+def composition(
+    query: Tensor, keys: list[Tensor], operations: list[Tensor], results: list[Tensor], gate: Tensor, mask_self: bool,
+    seed: Tensor | None, step: int, p_product: float, p_value: float, p_attention: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     draw, k, dtype = Masks(seed, step), joined(keys), query.dtype
     query, gate = widened(query, gate)
     keep, gated = product_mask(query, k.shape[1], p_product, draw), query * gate
     logits = torch.bmm(gated, k.mT) if keep is None else torch.einsum("bkd,bjd,bkjd->bkj", gated, k, keep)
     a = masked_softmax(logits, others(query.shape[1], k.shape[1], k.device) if mask_self else None)
     dropped = times(a, draw(a, p_attention, Role.COMPOSITION_ATTENTION))
-    pooled = []
+    pooled: list[Tensor] = []
     for states, role in ((operations, Role.COMPOSITION_OPERATION), (results, Role.COMPOSITION_RESULT)):
         values = joined(states)
         pooled.append(torch.bmm(dropped, times(values, draw(values, p_value, role))).to(dtype))
-    return *pooled, a
+    return pooled[0], pooled[1], a
 
 
 def composition_backward(
-    grad_operations, grad_results, grad_attention, query, keys, operations, results, gate, attention, mask_self, seed,
-    step, p_product, p_value, p_attention,
-):  # fmt: skip
+    grad_operations: Tensor, grad_results: Tensor, grad_attention: Tensor | None, query: Tensor, keys: list[Tensor],
+    operations: list[Tensor], results: list[Tensor], gate: Tensor, attention: Tensor, mask_self: bool,
+    seed: Tensor | None, step: int, p_product: float, p_value: float, p_attention: float,
+) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor], Tensor]:  # fmt: skip
     draw, a, k, dtype = Masks(seed, step), attention, joined(keys), query.dtype
     grad_operations, grad_results, query, gate = widened(grad_operations, grad_results, query, gate)
     keep_a = draw(a, p_attention, Role.COMPOSITION_ATTENTION)
-    dropped, d_a, d_values = times(a, keep_a), 0.0, []
+    dropped = times(a, keep_a)
+    d_a: list[Tensor] = []
+    d_values: list[list[Tensor]] = []
     for grad, states, role in (
         (grad_operations, operations, Role.COMPOSITION_OPERATION),
         (grad_results, results, Role.COMPOSITION_RESULT),
     ):
         values = joined(states)
         keep = draw(values, p_value, role)
-        d_a = d_a + torch.bmm(grad, times(values, keep).mT)
+        d_a.append(torch.bmm(grad, times(values, keep).mT))
         d_values.append(split(times(torch.bmm(dropped.mT, grad), keep), len(states), dtype))
-    d_logits = softmax_slope(a, plus(times(d_a, keep_a), grad_attention))
+    d_logits = softmax_slope(a, plus(times(added(d_a), keep_a), grad_attention))
     keep, gated = product_mask(query, k.shape[1], p_product, draw), query * gate
     if keep is None:
         d_gated, d_keys = torch.bmm(d_logits, k), torch.bmm(d_logits.mT, gated)
@@ -345,7 +386,7 @@ def composition_backward(
         d_gated = torch.einsum("bkj,bjd,bkjd->bkd", d_logits, k, keep)
         d_keys = torch.einsum("bkj,bkd,bkjd->bjd", d_logits, gated, keep)
     d_query, d_gate = (d_gated * gate).to(dtype), (d_gated * query).sum((0, 1)).to(dtype)
-    return d_query, split(d_keys, len(keys), dtype), *d_values, d_gate
+    return d_query, split(d_keys, len(keys), dtype), d_values[0], d_values[1], d_gate
 
 
 def split(columns: Tensor, count: int, dtype: torch.dtype) -> list[Tensor]:

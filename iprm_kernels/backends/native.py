@@ -7,17 +7,19 @@ more than what they do.
 from __future__ import annotations
 
 from types import ModuleType
+from typing import Any
 
 from torch import Tensor
 
 from iprm_kernels.steps import kept
+from iprm_kernels.steps.walk import Gradients, Outputs
 from iprm_kernels.steps.weights import options_of, reduced_of
 
 
 def forward(
-    extension: ModuleType, keeps_pairs: bool, O: Tensor, E, language, language_mask, visual, visual_mask, weights, maps,
-    seed, *rest,
-):  # fmt: skip
+    extension: ModuleType, keeps_pairs: bool, O: Tensor, E: Tensor, language: Tensor, language_mask: Tensor | None,
+    visual: Tensor, visual_mask: Tensor | None, weights: list[Tensor], maps: str, seed: Tensor | None, *rest: Any,
+) -> Outputs:  # fmt: skip
     """`iprm::recurrence`, in the dtype of its inputs."""
     *options, keep = rest
     shapes = _shapes(keeps_pairs, O, visual, weights, maps, options) if keep else {}
@@ -25,16 +27,20 @@ def forward(
     return extension.recurrence(*inputs, *options[:-1], list(shapes), list(shapes.values()))
 
 
-def _shapes(keeps_pairs: bool, memory: Tensor, visual: Tensor, weights: list[Tensor], maps: str, options: list):
+def _shapes(
+    keeps_pairs: bool, memory: Tensor, visual: Tensor, weights: list[Tensor], maps: str, options: list[Any]
+) -> dict[str, tuple[int, ...]]:
     (B, K, D), N, R = memory.shape, visual.shape[1], reduced_of(weights, maps)
     sizes = kept.Sizes(B, K, N, D, R, memory.itemsize, keeps_pairs)
     return kept.shapes(maps, options_of(*options), sizes)
 
 
 def backward(
-    extension: ModuleType, keeps_pairs: bool, dO: Tensor, dE, d_language, d_visual, d_operations, language, visual,
-    weights, maps, a_language, a_visual, a_operations, tensors, seed, *options_and_needs,
-):  # fmt: skip
+    extension: ModuleType, keeps_pairs: bool, dO: Tensor, dE: Tensor, d_language: Tensor | None,
+    d_visual: Tensor | None, d_operations: Tensor | None, language: Tensor, visual: Tensor, weights: list[Tensor],
+    maps: str, a_language: Tensor, a_visual: Tensor, a_operations: Tensor, tensors: list[Tensor], seed: Tensor | None,
+    *options_and_needs: Any,
+) -> Gradients:  # fmt: skip
     """`iprm::recurrence_backward`, likewise."""
     *options, needs = options_and_needs
     names = list(_shapes(keeps_pairs, dO, visual, weights, maps, options))

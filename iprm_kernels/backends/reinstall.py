@@ -11,6 +11,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -24,12 +25,12 @@ COMMANDS = {
 }
 
 
-def source(origin: dict) -> str:
+def source(origin: dict[str, Any]) -> str:
     """What was installed, as an argument of pip, from what the installer recorded of it (direct_url.json).
 
     A wheel is no source, and of a checkout that was never installed nothing is recorded.
     """
-    url = origin.get("url", "")
+    url: str = origin.get("url", "")
     if "vcs_info" in origin:
         vcs = origin["vcs_info"]
         return shlex.quote(f"{PACKAGE} @ {vcs['vcs']}+{url}@{vcs['commit_id']}")

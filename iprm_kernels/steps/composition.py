@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from iprm_kernels.activations import ACTIVATIONS, gradient, kept_of
 from iprm_kernels.philox import Role
-from iprm_kernels.steps.run import Run
+from iprm_kernels.steps.run import Run, Site
 
 
 class Columns(NamedTuple):
@@ -28,7 +28,7 @@ class Composition:
     kept; their gradients are summed over those steps, and carried to the memory at the first of them.
     """
 
-    def __init__(self, run: Run):
+    def __init__(self, run: Run) -> None:
         rates, w = run.o.rates, run.w
         self.run = run
         self.past: list[Columns] = []  # of the memories before this step, most recent first
@@ -37,7 +37,7 @@ class Composition:
         self.drops_products = rates.composition_product > 0.0
         self.projects_keys = w.Ko is not None and self.drops_products
         self.d_past: dict[int, Columns] = {}  # by step, the gradients of the columns of the memory before it
-        self.d_projected: dict[str, list] = defaultdict(lambda: [None] * 2 * run.o.steps)
+        self.d_projected: dict[str, list[Any]] = defaultdict(lambda: [None] * 2 * run.o.steps)
         if self.composes:
             self.c = w.c.weight[0]
             self.gate = torch.ones_like(self.c) if w.Ko is not None and not self.drops_products else self.c
@@ -60,7 +60,9 @@ class Composition:
         O, E = self.write("Vo", "So", pooled_o, a, o, t), self.write("Vr", "Sr", pooled_r, a, e, t)
         return run.norm("composition_norm_o", O), run.norm("composition_norm_r", E), a
 
-    def backward(self, t: int, a: Tensor, da: Tensor | None, dO: Tensor, dE: Tensor) -> tuple[Tensor, ...]:
+    def backward(
+        self, t: int, a: Tensor, da: Tensor | None, dO: Tensor, dE: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """From the gradients of the attention and of the next step's memory: those of z, r, O and E."""
         run, kept = self.run, self.run.kept
         if not self.composes:
@@ -190,7 +192,7 @@ class Composition:
         """The memories before these steps stand in the window of step t, most recent first."""
         return range(t, max(-1, t - self.run.o.window), -1)
 
-    def core_options(self, t: int) -> tuple:
+    def core_options(self, t: int) -> tuple[bool, Tensor | None, int, float, float, float]:
         o = self.run.o
         rates = o.rates.composition_product, o.rates.composition_value, o.rates.composition_attention
         return o.mask_self, self.run.seed, t, *rates
@@ -208,7 +210,9 @@ class Composition:
             return pooled + run.linear(residual, state)
         return run.project(V, pooled, a, self.attention_site(t), run.linear(residual, state))
 
-    def write_back(self, V: str, S: str, t: int, dy: Tensor, a: Tensor, da: Tensor | None) -> tuple:
+    def write_back(
+        self, V: str, S: str, t: int, dy: Tensor, a: Tensor, da: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
         """-> the gradients of pooled, of the attention, and of o or e."""
         run = self.run
         d_pooled = dy
@@ -217,14 +221,15 @@ class Composition:
         run.row(S, t, dy)
         return d_pooled, da, run.linear_back(getattr(run.w, S), dy)
 
-    def attention_site(self, t: int) -> tuple:
+    def attention_site(self, t: int) -> Site:
         return self.run.o.rates.composition_attention, Role.COMPOSITION_ATTENTION, t
 
     # Weight gradients.
 
     def gradients(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Weight and bias gradients by field."""
-        run, kept, grads = self.run, self.run.kept, {}
+        run, kept = self.run, self.run.kept
+        grads: dict[str, tuple[Tensor, Tensor]] = {}
         if "Uo" in run.needs:
             grads["Uo"] = run.map_gradient("Uo", ACTIVATIONS[run.o.activations.op](kept["z"]), kept["O"])
         if "Ur" in run.needs:

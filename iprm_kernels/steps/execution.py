@@ -9,7 +9,7 @@ from torch import Tensor
 
 from iprm_kernels.activations import ACTIVATIONS, gradient, kept_of
 from iprm_kernels.philox import Role
-from iprm_kernels.steps.run import Run, Sites
+from iprm_kernels.steps.run import Run, Site, Sites
 from iprm_kernels.steps.weights import Map
 
 
@@ -33,7 +33,7 @@ class Execution:
     OF_KEYS: frozenset[str]
     """The maps that they are made by."""
 
-    def __init__(self, run: Run, V: Tensor, mask: Tensor | None = None, need_tokens: bool = False):
+    def __init__(self, run: Run, V: Tensor, mask: Tensor | None = None, need_tokens: bool = False) -> None:
         self.run, self.V, self.mask, self.need_tokens = run, V, mask, need_tokens
         self.w = run.w.w.weight[0]
         self.need_keys = need_tokens or bool(run.needs & self.OF_KEYS)
@@ -60,7 +60,9 @@ class Execution:
         run.keep(Wv=pooled)
         return r, a
 
-    def backward(self, t: int, a: Tensor, da: Tensor | None, dr: Tensor, dz: Tensor, dE: Tensor) -> tuple:
+    def backward(
+        self, t: int, a: Tensor, da: Tensor | None, dr: Tensor, dz: Tensor, dE: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """From the gradients of the attention and of r, and what is known of z's and E's: those of z and E."""
         run, look = self.run, self.tokens(t)
         dr = run.norm_back("execution_norm", t, dr)
@@ -86,17 +88,17 @@ class Execution:
             d_x: Any = sums.get("x")  # None where no gradient of the tokens is asked for
             self.look_back(self.once, Look(d_x, tuple(sums[name] for name in self.KEYS)), None)
 
-    def tokens_back(self, first: Map, d: Tensor, dx: Tensor, site: tuple | None) -> None:
+    def tokens_back(self, first: Map, d: Tensor, dx: Tensor, site: Site | None) -> None:
         """The gradient of V from those of first x̃ and of x̃."""
         dx = self.run.linear_back(first, d, dx)
         self.run.add("V", dx if site is None else self.run.drop(dx, site))
 
     # Dropout sites.
 
-    def visual_site(self, t: int) -> tuple:
+    def visual_site(self, t: int) -> Site:
         return self.run.o.rates.visual, Role.VISUAL, t
 
-    def attention_site(self, t: int) -> tuple:
+    def attention_site(self, t: int) -> Site:
         return self.run.o.rates.execution_attention, Role.EXECUTION_ATTENTION, t
 
     def result_sites(self, t: int) -> Sites:
@@ -107,7 +109,7 @@ class Execution:
     def operation_sites(self, t: int) -> Sites:
         return ((self.run.o.rates.operation, Role.OPERATION, t),)
 
-    def core_options(self, t: int) -> tuple:
+    def core_options(self, t: int) -> tuple[Tensor | None, int, float, float, str]:
         rates, φ = self.run.o.rates, self.run.o.activations.execution
         return self.run.seed, t, rates.product, rates.execution_attention, φ
 
@@ -117,7 +119,7 @@ class Execution:
         """x̃ with its keys."""
         raise NotImplementedError
 
-    def look_back(self, look: Look, d: Look, site: tuple | None) -> None:
+    def look_back(self, look: Look, d: Look, site: Site | None) -> None:
         """Adds up the gradients of V and of the maps that make the keys."""
         raise NotImplementedError
 
@@ -148,18 +150,18 @@ class Full(Execution):
     KEYS = ("v", "u")
     OF_KEYS = frozenset({"Wk", "C1"})
 
-    def __init__(self, run: Run, *args, **options):
+    def __init__(self, run: Run, V: Tensor, mask: Tensor | None = None, need_tokens: bool = False) -> None:
         R, C1, C2 = run.w.reduced, run.w.C1, run.w.C2
         self.C1a, self.C1b = C1.weight[:, :R], Map(C1.weight[:, R:], C1.bias)
         self.bias_g = run.w.We.bias + run.w.Wz.bias
         self.packed = run.cores.pack(self.C1a, C2.weight, run.returning)
-        super().__init__(run, *args, **options)
+        super().__init__(run, V, mask, need_tokens)
 
     def look(self, x: Tensor) -> Look:
         v = self.run.linear(self.run.w.Wk, x)
         return Look(x, (v, self.run.linear(self.C1b, v)))
 
-    def look_back(self, look: Look, d: Look, site: tuple | None) -> None:
+    def look_back(self, look: Look, d: Look, site: Site | None) -> None:
         run, (v, _), (dv, du) = self.run, look.keys, d.keys
         if "C1" in run.needs:
             run.add_product("C1b", du, v)
@@ -183,7 +185,9 @@ class Full(Execution):
         options = self.core_options(t)
         return run.cores.execution(*look.keys, g, l, *weights, look.x, self.mask, *options, *self.packed)
 
-    def attend_back(self, t, look, a, d_pooled, da, dz, dE):
+    def attend_back(
+        self, t: int, look: Look, a: Tensor, d_pooled: Tensor, da: Tensor | None, dz: Tensor, dE: Tensor
+    ) -> tuple[Tensor, Tensor, Look]:
         run, w, g, l = self.run, self.run.w, self.run.kept["g"][t], self.run.kept["l"][t]
         keys = self.need_keys
         needs = [keys, keys, True, True, "C1" in run.needs, "C2" in run.needs, True, True, self.need_tokens]
@@ -228,7 +232,7 @@ class Simple(Execution):
         hidden = ACTIVATIONS[self.run.o.activations.execution](self.run.linear(self.run.w.C1, x))
         return Look(x, (self.run.linear(self.run.w.C2, hidden),))
 
-    def look_back(self, look: Look, d: Look, site: tuple | None) -> None:
+    def look_back(self, look: Look, d: Look, site: Site | None) -> None:
         run, φ, (dκ,) = self.run, self.run.o.activations.execution, d.keys
         before = run.linear(run.w.C1, look.x)  # made again, as the pairs of the full form are
         hidden = ACTIVATIONS[φ](before)
@@ -249,7 +253,9 @@ class Simple(Execution):
         self.run.keep(p=p)
         return self.run.cores.execution_simple(*look.keys, p, self.w, look.x, self.mask, *self.core_options(t))
 
-    def attend_back(self, t, look, a, d_pooled, da, dz, dE):
+    def attend_back(
+        self, t: int, look: Look, a: Tensor, d_pooled: Tensor, da: Tensor | None, dz: Tensor, dE: Tensor
+    ) -> tuple[Tensor, Tensor, Look]:
         run, needs = self.run, [self.need_keys, True, True, self.need_tokens]
         dκ, dp, dw, dx = run.cores.execution_simple_backward(
             d_pooled, da, *look.keys, run.kept["p"][t], self.w, look.x, a, *self.core_options(t), needs
@@ -290,7 +296,7 @@ class Simple(Execution):
             dy = run.two_layers_back((name, name + "2"), second, t, dy, "tanh", inner)
         return run.dropped_linear_back(name, dy, sites, dx)
 
-    def sites(self, name: str, t: int) -> tuple[tuple, Sites]:
+    def sites(self, name: str, t: int) -> tuple[Site, Sites]:
         """The dropout between two layers, if there are two, and the dropout of the input."""
         rates, two = self.run.o.rates, getattr(self.run.w, name + "2") is not None
         if name == "Wz":

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from iprm_kernels.philox import Role
-from iprm_kernels.steps.run import Run
+from iprm_kernels.steps.run import Run, Site
 from iprm_kernels.steps.weights import Map
 
 
@@ -16,7 +18,7 @@ class Formation:
     X: language tokens (B, L, D).  mask: (B, L) bool, which the backward does not need.
     """
 
-    def __init__(self, run: Run, X: Tensor, mask: Tensor | None = None, need_tokens: bool = False):
+    def __init__(self, run: Run, X: Tensor, mask: Tensor | None = None, need_tokens: bool = False) -> None:
         self.run, self.X, self.mask, self.need_tokens = run, X, mask, need_tokens
         self.f = run.w.f.weight[0]
 
@@ -29,7 +31,9 @@ class Formation:
         run.keep(q=q, z=z)
         return z, a
 
-    def backward(self, t: int, a: Tensor, da: Tensor | None, dz: Tensor, dO: Tensor, dE: Tensor) -> tuple:
+    def backward(
+        self, t: int, a: Tensor, da: Tensor | None, dz: Tensor, dO: Tensor, dE: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """From the gradients of the attention and of z, and what is known of O's and E's: those of O and E."""
         run, p = self.run, self.run.o.rates.formation_attention
         dz, q = run.norm_back("formation_norm", t, dz), run.kept["q"][t]
@@ -70,20 +74,20 @@ class Formation:
         """The F2 of step t."""
         return self.run.w.F2[t if len(self.run.w.F2) > 1 else 0]
 
-    def of_operation(self, t: int) -> tuple:
+    def of_operation(self, t: int) -> tuple[str, Site]:
         """φ_l and the dropout after it."""
         o = self.run.o
         return o.activations.formation, (o.rates.formation, Role.FORMATION_HIDDEN, t)
 
-    def of_result(self, t: int) -> tuple:
+    def of_result(self, t: int) -> tuple[str, Site]:
         """φ_g and the dropout after it."""
         o = self.run.o
         return o.activations.result_query, (o.rates.formation, Role.FORMATION_RESULT, t)
 
-    def gradients(self) -> dict:
+    def gradients(self) -> dict[str, tuple[Any, ...]]:
         """Weight and bias gradients by field; those of F2 in a tuple."""
         run, kept = self.run, self.run.kept
-        grads: dict[str, tuple] = {"f": run.gate_gradient("f")}
+        grads: dict[str, tuple[Any, ...]] = {"f": run.gate_gradient("f")}
         for name, x in (("F1", "O"), ("G1", "E"), ("G2", "G2"), ("J_formation", "J_formation")):
             if name in run.needs:
                 grads[name] = run.map_gradient(name, kept[x])

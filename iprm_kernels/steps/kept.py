@@ -61,7 +61,8 @@ def widths(maps: str, o: Options) -> Mapping[str, tuple[int, str]]:
 
     maps: the names of those that are given, joined by commas.
     """
-    p, φ, table = o.rates, o.activations, {}
+    p, φ = o.rates, o.activations
+    table: dict[str, tuple[int, str]] = {}
     given = frozenset(maps.split(","))
 
     def keep(name: str, width: str = "D", times: int = 1, *, where: bool = True) -> None:

@@ -18,8 +18,10 @@ from iprm_kernels.steps.weights import Map, Options, Weights
 
 Cores = ModuleType | SimpleNamespace
 """A backend's module, or anything with the same functions."""
-Sites = tuple[tuple[float, Role, int], ...]
-"""Dropout masks that follow one another: rate, role and step of each."""
+Site = tuple[float, Role, int]
+"""A dropout mask: its rate, role and step."""
+Sites = tuple[Site, ...]
+"""Dropout masks that follow one another."""
 
 
 class Run:
@@ -39,12 +41,12 @@ class Run:
         keeps: Collection[str] = (),
         kept: dict[str, Tensor] | None = None,
         needs: frozenset[str] = frozenset(),
-    ):
+    ) -> None:
         self.cores, self.o, self.seed, self.keeps, self.needs = cores, options, seed, keeps, needs
         self.w: Any = weights  # `NEEDS` says which of the maps are there together, which no checker can know
         self.returning = kept is not None  # this is the walk back
-        self.kept: dict = defaultdict(list) if kept is None else kept
-        self.rows: dict[str, list] = {}
+        self.kept: dict[str, Any] = defaultdict(list) if kept is None else kept  # lists until they are stacked
+        self.rows: dict[str, list[Any]] = {}  # None until the step is through
         self.sums: dict[str, Tensor] = {}
         self.parts: list[tuple[Tensor, Tensor]] = []
 
@@ -70,7 +72,7 @@ class Run:
 
     # Dropout.
 
-    def drop(self, x: Tensor, *sites: tuple[float, Role, int]) -> Tensor:
+    def drop(self, x: Tensor, *sites: Site) -> Tensor:
         """drop(x), one site after the other; of a gradient too, as a mask is its own transpose."""
         for p, role, step in sites:
             x = x if p == 0.0 else self.cores.dropout(x, p, self.seed, stream_of(step, role))
@@ -95,7 +97,7 @@ class Run:
 
     # Two layers: second drop(φ(first x)).
 
-    def two_layers(self, names: tuple[str, str], second: Map, x: Tensor, φ: str, site: tuple) -> Tensor:
+    def two_layers(self, names: tuple[str, str], second: Map, x: Tensor, φ: str, site: Site) -> Tensor:
         before = self.linear(getattr(self.w, names[0]), x)
         hidden = ACTIVATIONS[φ](before)
         dropped = self.drop(hidden, site)
@@ -105,7 +107,7 @@ class Run:
         self.keep(**{names[1]: dropped})
         return self.linear(second, dropped)
 
-    def two_layers_back(self, names: tuple[str, str], second: Map, t: int, dy: Tensor, φ: str, site: tuple) -> Tensor:
+    def two_layers_back(self, names: tuple[str, str], second: Map, t: int, dy: Tensor, φ: str, site: Site) -> Tensor:
         """-> the gradient of what the first layer gives; both layers' rows are put down."""
         self.row(names[1], t, dy)
         slope = self.inputs(names[0] + "φ", names[1])[t]
@@ -115,7 +117,7 @@ class Run:
 
     # A map after the pooling: Σ_j drop(a_kj) (W x_j + b) = W (Σ_j drop(a_kj) x_j) + b Σ_j drop(a_kj).
 
-    def project(self, name: str, pooled: Tensor, a: Tensor, site: tuple, addend: Tensor | None = None) -> Tensor:
+    def project(self, name: str, pooled: Tensor, a: Tensor, site: Site, addend: Tensor | None = None) -> Tensor:
         """W pooled + b Σ_j drop(a_kj), plus an addend."""
         m = getattr(self.w, name)
         bias: Any = None
@@ -125,7 +127,9 @@ class Run:
             bias = m.bias
         return self.linear(m, pooled, bias if addend is None else addend + bias)
 
-    def project_back(self, name: str, t: int, dy: Tensor, a: Tensor, da: Tensor | None, site: tuple) -> tuple:
+    def project_back(
+        self, name: str, t: int, dy: Tensor, a: Tensor, da: Tensor | None, site: Site
+    ) -> tuple[Tensor, Tensor | None]:
         """-> the gradient of pooled, and that of the attention a."""
         m = getattr(self.w, name)
         self.row(name, t, dy)

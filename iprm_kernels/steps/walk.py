@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,17 +16,24 @@ from iprm_kernels.steps.formation import Formation
 from iprm_kernels.steps.run import Cores, Run
 from iprm_kernels.steps.weights import Weights, options_of, unflattened
 
+Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, list[Tensor]]
+"""The memory after T steps, the attentions over language, picture and operations, and what is kept."""
+Gradients = tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]
+"""Those of O, E, language, visual and the weights, empty where not asked for."""
+
 
 def forward(
-    cores: Cores, O, E, language, language_mask, visual, visual_mask, weights, maps, seed, *options_and_keep
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
-    """`iprm::recurrence` over the cores of a backend: the memory after T steps, the attentions, and what is kept."""
+    cores: Cores, O: Tensor, E: Tensor, language: Tensor, language_mask: Tensor | None, visual: Tensor,
+    visual_mask: Tensor | None, weights: Sequence[Tensor], maps: str, seed: Tensor | None, *options_and_keep: Any,
+) -> Outputs:  # fmt: skip
+    """`iprm::recurrence` over the cores of a backend."""
     *options, keep = options_and_keep
     w, o = unflattened(weights, maps), options_of(*options)
     shapes = kept.shapes(maps, o, sizes_of(cores, O, visual, w)) if keep else {}
     run = Run(cores, w, o, seed, shapes)
     formation, execution = Formation(run, language, language_mask), execution_of(run, visual, visual_mask)
-    composition, attentions = Composition(run), []
+    composition = Composition(run)
+    attentions: list[tuple[Tensor, Tensor, Tensor]] = []
     for t in range(run.o.steps):
         run.keep(O=O, E=E)
         z, a_language = formation.forward(t, O, E)
@@ -52,10 +60,12 @@ def padded(a: Tensor | None, like: Tensor, window: int) -> Tensor:
 
 
 def backward(
-    cores: Cores, dO, dE, d_language, d_visual, d_operations, language, visual, weights, maps, a_language,
-    a_visual, a_operations, tensors, seed, *options_and_needs,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:  # fmt: skip
-    """`iprm::recurrence_backward`: the gradients of O, E, the tokens and the weights, empty where not asked for.
+    cores: Cores, dO: Tensor, dE: Tensor, d_language: Tensor | None, d_visual: Tensor | None,
+    d_operations: Tensor | None, language: Tensor, visual: Tensor, weights: Sequence[Tensor], maps: str,
+    a_language: Tensor, a_visual: Tensor, a_operations: Tensor, tensors: list[Tensor], seed: Tensor | None,
+    *options_and_needs: Any,
+) -> Gradients:  # fmt: skip
+    """`iprm::recurrence_backward`.
 
     d_language, d_visual, d_operations: the gradients of the attentions, each may be None.
     needs: one flag for each of O, E, language, visual and the flattened weights.
@@ -93,7 +103,9 @@ def fields_of(maps: list[str], needs: list[bool]) -> frozenset[str]:
     return frozenset(name for name, *either in zip(maps, needs[::2], needs[1::2], strict=True) if any(either))
 
 
-def flat_gradients(maps: list[str], gradients: dict, needs: list[bool], empty: Tensor) -> list[Tensor]:
+def flat_gradients(
+    maps: list[str], gradients: dict[str, tuple[Any, ...]], needs: list[bool], empty: Tensor
+) -> list[Tensor]:
     """In the order of `flattened`, empty where nothing is asked for."""
     F2 = iter(gradients.get("F2", ()))
     pairs = [(next(F2, None) if name == "F2" else gradients.get(name)) or (None, None) for name in maps]

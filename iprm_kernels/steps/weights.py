@@ -163,7 +163,10 @@ class Options(NamedTuple):
     room: int = 0  # bytes, for what `kept.py` keeps beyond the rows, or its AUTO
 
 
-def options_of(steps, window, mask_self, activations, rates, epsilons, room) -> Options:
+def options_of(
+    steps: int, window: int, mask_self: bool, activations: str, rates: Sequence[float], epsilons: Sequence[float],
+    room: int,
+) -> Options:  # fmt: skip
     """Options from the plain values of an op's schema, the names of the activations joined by commas."""
     φ, p, ε = Activations(*activations.split(",")), Rates(*rates), Epsilons(*epsilons)
     return Options(steps, window, mask_self, φ, p, ε, room)

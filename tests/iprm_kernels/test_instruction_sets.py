@@ -24,21 +24,23 @@ from iprm_kernels.backends import cpu
 torch.manual_seed(0)
 for rank in {RANKS}:
     core, definition, make = CORES["full"]
-    compare(core, definition, partial(make, 2, 3, 75, rank, 24), torch.float32, "cpu", **options(2, 75, True, True))
-print(cpu.extension().cpu_capability())
+    for dtype in (torch.float32, torch.bfloat16):
+        compare(core, definition, partial(make, 2, 3, 75, rank, 24), dtype, "cpu", **options(2, 75, True, True))
+print(cpu.extension().cpu_capability(), cpu.extension().bfloat16_capability())
 """
+OF_SWITCHES = ("ATEN_CPU_CAPABILITY", "IPRM_CPU_AMX", "IPRM_CPU_BFLOAT16")
 
 
-def table_in_use(**environment) -> str:
-    """The table that a process with these variables uses, having held its execution core to the definition."""
+def tables_in_use(**environment) -> list[str]:
+    """The tables that a process with these variables uses, having held its execution core to the definition."""
     here = Path(__file__).parent
-    kept = {k: v for k, v in os.environ.items() if k not in ("ATEN_CPU_CAPABILITY", "IPRM_CPU_AMX")}
+    kept = {k: v for k, v in os.environ.items() if k not in OF_SWITCHES}
     path = os.pathsep.join([str(here), str(here.parents[1]), kept.get("PYTHONPATH", "")])
     run = subprocess.run(
         [sys.executable, "-c", PROGRAM], env=kept | {"PYTHONPATH": path} | environment, capture_output=True, text=True
     )
     assert run.returncode == 0, run.stderr
-    return run.stdout.strip()
+    return run.stdout.split()
 
 
 @pytest.fixture(autouse=True)
@@ -48,13 +50,24 @@ def built():
 
 
 def test_best_table_of_the_processor():
-    assert table_in_use() in ("default", "avx2", "avx512", "amx")
+    best, of_bfloat16 = tables_in_use()
+    assert best in ("default", "avx2", "avx512", "amx")
+    assert of_bfloat16 in (best, "avx512_bf16")
 
 
 def test_without_amx():
-    assert table_in_use(IPRM_CPU_AMX="0") in ("default", "avx2", "avx512")
+    assert tables_in_use(IPRM_CPU_AMX="0")[0] in ("default", "avx2", "avx512")
+
+
+def test_products_of_bfloat16():
+    """Where the processor has them, they are used when they are asked for, and only then where they are slow."""
+    best, asked = tables_in_use(IPRM_CPU_BFLOAT16="1")
+    if asked == best:
+        pytest.skip("no AVX512-BF16 in this processor or compiler")
+    assert asked == "avx512_bf16"
+    assert tables_in_use(IPRM_CPU_BFLOAT16="0") == [best, best]
 
 
 @pytest.mark.parametrize("name", ["default", "avx2"])
 def test_smaller_tables(name):
-    assert table_in_use(ATEN_CPU_CAPABILITY=name) in ("default", name)
+    assert tables_in_use(ATEN_CPU_CAPABILITY=name)[0] in ("default", name)

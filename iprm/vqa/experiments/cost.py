@@ -48,12 +48,12 @@ def once(form: Form) -> dict[str, dict[str, float]]:
         for name, reasoner in REASONERS.items()
         for K in form.operations
     }
+    sizes = {tokens: memory.Sizes(config.training.batch_size, WORDS, tokens) for tokens in TOKENS}
     for tokens in TOKENS:
-        sizes = memory.Sizes(config.training.batch_size, WORDS, tokens)
-        for variant, times in seconds(variants, sizes).items():
+        for variant, times in seconds(variants, sizes[tokens]).items():
             found.setdefault(variant, {}).update({f"{what}, {tokens}": time for what, time in times.items()})
     for variant, (reasoner, mechanism) in variants.items():
-        found[variant]["memory"] = memory.measure(reasoner, mechanism, sizes)  # pyright: ignore[reportPossiblyUnboundVariable]
+        found[variant]["memory"] = memory.measure(reasoner, mechanism, sizes[TOKENS[-1]])
     return found
 
 

@@ -45,7 +45,7 @@ SIGNS = {
 
 def as_reference(module: nn.Module) -> reference.IPRM:
     """Return the plain module with the weights of an IPRM module: its stages can be watched."""
-    plain = reference.IPRM(module.config)  # pyright: ignore[reportArgumentType]
+    plain = reference.IPRM(module.config)  # pyright: ignore[reportArgumentType] - it is an IPRM module's
     plain.load_state_dict(module.state_dict())
     return plain.eval()
 

@@ -34,7 +34,7 @@ def _look(model: QuestionAnswerer, batch: Batch) -> tuple[Tensor, Attention]:
     if not all(found.isfinite().all() for found in (logits, *attention) if found is not None):
         raise ValueError("model: expected finite logits and attention, got NaN or infinity")
     found = (None if part is None else part.cpu() for part in attention)
-    return logits.float().softmax(-1).cpu(), Attention(*found)  # pyright: ignore[reportArgumentType] - None where it was
+    return logits.float().softmax(-1).cpu(), Attention(*found)  # pyright: ignore[reportArgumentType] - None as it was
 
 
 def _scene(scene: Scene, labels: Sequence[str], numbers: Sequence[str]) -> dict[str, Any]:

@@ -178,7 +178,7 @@ def read(cubin: bytes, code: bool = True) -> tuple[int, dict[str, int]]:
         file.write(cubin)
         file.flush()
         usage = tool("cuobjdump", "--dump-resource-usage", file.name)
-        registers, stack = (int(re.search(rf"{name}:(\d+)", usage)[1]) for name in ("REG", "STACK"))  # pyright: ignore[reportOptionalSubscript]
+        registers, stack = (int(re.search(rf"{name}:(\d+)", usage)[1]) for name in ("REG", "STACK"))
         text = tool("nvdisasm", "-c", file.name) if code or stack else ""
     return registers, {name: len(re.findall(rf"\b{name}\b", text)) for name in OPCODES}
 

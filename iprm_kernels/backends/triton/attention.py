@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from iprm_kernels.backends.triton.configs import OPERATIONS
-from iprm_kernels.backends.triton.launch import Draws, cdiv, launch, precision
+from iprm_kernels.backends.triton.launch import Draws, Grid, cdiv, launch, precision
 
 UNUSED = Draws(None, 0, 0, 1.0)
 
 
-def sizes(tokens: Tensor, K: int) -> dict:
+def sizes(tokens: Tensor, K: int) -> dict[str, Any]:
     """The arguments that all of these kernels take."""
     _, N, D = tokens.shape
     return {"K": K, "N": N, "D": D, "like": tokens, "PRECISION": precision(tokens.dtype)}
@@ -19,7 +21,7 @@ def sizes(tokens: Tensor, K: int) -> dict:
 
 def products(
     query: Tensor, tokens: Tensor, gate: Tensor | None = None, drop: Draws = UNUSED, extra: Tensor | None = None
-):
+) -> Tensor:
     """(B, K, D), (B, N, D) -> (B, K, N) float32, times the dropout multipliers, plus `extra`."""
     (B, K, _), N = query.shape, tokens.shape[1]
     out = torch.empty(B, K, N, dtype=torch.float32, device=tokens.device)
@@ -53,7 +55,10 @@ def d_logits(grad: Tensor, grad_attention: Tensor | None, tokens: Tensor, a: Ten
     return da
 
 
-def d_tokens(grad, a, drop, tokens, ds=None, query=None, gate=None) -> Tensor:
+def d_tokens(
+    grad: Tensor, a: Tensor, drop: Draws, tokens: Tensor, ds: Tensor | None = None, query: Tensor | None = None,
+    gate: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """(B, N, D): the gradient of the tokens, with that of the logits where ds, query and gate are given."""
     B, K, N = a.shape
     out = torch.empty_like(tokens)
@@ -71,6 +76,6 @@ def d_query(ds: Tensor, tokens: Tensor, query: Tensor, gate: Tensor) -> tuple[Te
     out = torch.empty_like(query)
     parts = torch.empty(B, cdiv(K, OPERATIONS), D, dtype=torch.float32, device=query.device)
     if B and K:
-        grid = lambda meta: (B, cdiv(D, meta["BD"]), parts.shape[1])  # noqa: E731
+        grid: Grid = lambda meta: (B, cdiv(D, meta["BD"]), parts.shape[1])  # noqa: E731
         launch("d_query", grid, ds, tokens, query, gate, out, parts, **sizes(tokens, K))
     return out, parts

@@ -13,7 +13,7 @@ from iprm_kernels.philox import Role, stream_of
 
 def rates(
     seed: Tensor | None, step: int, p_product: float, p_value: float, p_attention: float
-) -> tuple[tuple, dict[str, bool]]:
+) -> tuple[tuple[Any, ...], dict[str, bool]]:
     """The kernel arguments of the four masks, and which of them drop anything."""
     arguments = (
         seed if p_product or p_value or p_attention else None,
@@ -24,27 +24,31 @@ def rates(
     return arguments, {"DROP_PRODUCT": p_product > 0, "DROP_VALUE": p_value > 0, "DROP_ATTENTION": p_attention > 0}
 
 
-def composition(query, keys, operations, results, gate, mask_self, seed, step, p_product, p_value, p_attention):
+def composition(
+    query: Tensor, keys: list[Tensor], operations: list[Tensor], results: list[Tensor], gate: Tensor, mask_self: bool,
+    seed: Tensor | None, step: int, p_product: float, p_value: float, p_attention: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     query, gate = contiguous(query, gate)
-    keys, operations, results = (tuple(contiguous(*states)) for states in (keys, operations, results))
+    windows = [tuple(contiguous(*states)) for states in (keys, operations, results)]
     B, K, D = query.shape
     pooled_o, pooled_e = torch.empty_like(query), torch.empty_like(query)
     attention = torch.empty(B, K, K * len(keys), dtype=torch.float32, device=query.device)
     drops, switches = rates(seed, step, p_product, p_value, p_attention)
     if B and K:
         launch(
-            "composition_forward", lambda meta: (B * K,), query, keys, operations, results, gate, pooled_o, pooled_e,
-            attention, *drops, K=K, BLOCKS=len(keys), D=D, MASK_SELF=mask_self, like=query, **switches,
+            "composition_forward", lambda meta: (B * K,), query, *windows, gate, pooled_o, pooled_e, attention,
+            *drops, K=K, BLOCKS=len(keys), D=D, MASK_SELF=mask_self, like=query, **switches,
         )  # fmt: skip
     return pooled_o, pooled_e, attention
 
 
 def composition_backward(
-    grad_operations, grad_results, grad_attention, query, keys, operations, results, gate, attention,
-    mask_self, seed, step, p_product, p_value, p_attention,
-):  # fmt: skip
+    grad_operations: Tensor, grad_results: Tensor, grad_attention: Tensor | None, query: Tensor, keys: list[Tensor],
+    operations: list[Tensor], results: list[Tensor], gate: Tensor, attention: Tensor, mask_self: bool,
+    seed: Tensor | None, step: int, p_product: float, p_value: float, p_attention: float,
+) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor], Tensor]:  # fmt: skip
     query, gate, grad_o, grad_e, a = contiguous(query, gate, grad_operations, grad_results, attention)
-    keys, operations, results = (tuple(contiguous(*states)) for states in (keys, operations, results))
+    windows = [tuple(contiguous(*states)) for states in (keys, operations, results)]
     extra = None if grad_attention is None else grad_attention.contiguous()
     B, K, D = query.shape
     d_query, d_logits = torch.empty_like(query), torch.empty_like(a)
@@ -54,8 +58,8 @@ def composition_backward(
         drops, switches = rates(seed, step, p_product, p_value, p_attention)
         sizes: dict[str, Any] = {"K": K, "BLOCKS": len(keys), "D": D, "like": query} | switches
         launch(
-            "operations_backward", lambda meta: (B * K,), grad_o, grad_e, extra, query, keys, operations, results, gate,
-            a, d_logits, d_query, d_gate, *drops, ADD=extra is not None, **sizes,
+            "operations_backward", lambda meta: (B * K,), grad_o, grad_e, extra, query, *windows, gate, a,
+            d_logits, d_query, d_gate, *drops, ADD=extra is not None, **sizes,
         )  # fmt: skip
         launch(
             "columns_backward", lambda meta: (B, cdiv(K, meta["BK"]), cdiv(D, meta["BD"])), grad_o, grad_e, query, gate,

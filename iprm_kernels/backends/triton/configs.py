@@ -37,7 +37,7 @@ class Entry(NamedTuple):
     stages: int
 
     @property
-    def arguments(self) -> dict:
+    def arguments(self) -> dict[str, int]:
         """Those of the launch."""
         return dict(self.constants) | {"num_warps": self.warps, "num_stages": self.stages}
 
@@ -215,7 +215,7 @@ def entries(
     return tuple(dict.fromkeys(found))
 
 
-def column_blocks(kernel: str, columns: int, width: int, K: int) -> dict:
+def column_blocks(kernel: str, columns: int, width: int, K: int) -> dict[str, int]:
     """The blocks of an elementwise kernel."""
     if kernel == "columns_backward":  # sums three tiles at once
         return {"BK": min(8, power_of_2(K)), "BD": cut(columns, width, 4)}

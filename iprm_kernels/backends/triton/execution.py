@@ -32,13 +32,16 @@ own: inside `recompute` it ran out of registers at every tile that fills a matri
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from iprm_kernels.backends.eager import unneeded
 from iprm_kernels.backends.triton import attention
 from iprm_kernels.backends.triton.configs import ROWS, is_fused
-from iprm_kernels.backends.triton.launch import Draws, bytes_of, cdiv, contiguous, draws_of, launch, over_pairs
+from iprm_kernels.backends.triton.launch import Draws, Grid, bytes_of, cdiv, contiguous, draws_of, launch, over_pairs
 from iprm_kernels.philox import Role
 
 BUFFER_BYTES = 128 * 2**20
@@ -49,7 +52,7 @@ def floats(like: Tensor, *shape: int) -> Tensor:
     return torch.empty(shape, dtype=torch.float32, device=like.device)
 
 
-def rates(seed, step, p_product, p_attention) -> tuple[Draws, Draws]:
+def rates(seed: Tensor | None, step: int, p_product: float, p_attention: float) -> tuple[Draws, Draws]:
     """The arguments of the two masks."""
     return (
         draws_of(p_product, seed, step, Role.PRODUCT),
@@ -57,7 +60,10 @@ def rates(seed, step, p_product, p_attention) -> tuple[Draws, Draws]:
     )
 
 
-def execution(v, u, g, l, C1a, C2, c2, w, tokens, mask, seed, step, p_product, p_attention, activation):
+def execution(
+    v: Tensor, u: Tensor, g: Tensor, l: Tensor, C1a: Tensor, C2: Tensor, c2: Tensor, w: Tensor, tokens: Tensor,
+    mask: Tensor | None, seed: Tensor | None, step: int, p_product: float, p_attention: float, activation: str,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     product, attention_drop = rates(seed, step, p_product, p_attention)
     v, u, g, l, C1a, C2, c2, w, tokens = contiguous(v, u, g, l, C1a, C2, c2, w, tokens)
     (B, K, R), N = g.shape, v.shape[1]
@@ -91,9 +97,10 @@ def add_product(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
 
 
 def execution_backward(
-    grad_pooled, grad_attention, v, u, g, l, C1a, C2, c2, w, tokens, attention_,
-    seed, step, p_product, p_attention, activation, needs,
-):  # fmt: skip
+    grad_pooled: Tensor, grad_attention: Tensor | None, v: Tensor, u: Tensor, g: Tensor, l: Tensor, C1a: Tensor,
+    C2: Tensor, c2: Tensor, w: Tensor, tokens: Tensor, attention_: Tensor, seed: Tensor | None, step: int,
+    p_product: float, p_attention: float, activation: str, needs: Sequence[bool],
+) -> tuple[Tensor, ...]:  # fmt: skip
     product, attention_drop = rates(seed, step, p_product, p_attention)
     v, u, g, l, C1a, C2, c2, w, tokens, a, grad_pooled = contiguous(
         v, u, g, l, C1a, C2, c2, w, tokens, attention_, grad_pooled
@@ -103,7 +110,7 @@ def execution_backward(
     (B, K, R), N = g.shape, v.shape[1]
     dv, du, dl = (torch.empty_like(t) for t in (v, u, l))
     sum_g, sum_w, sum_c2 = floats(v, B, cdiv(N, ROWS), K, R), floats(v, B, K, R), floats(v, B, K, R)
-    products = None, None  # dC1a and dC2
+    products: tuple[Tensor | None, Tensor | None] = None, None  # dC1a and dC2
     parts = chunks(B, 3 * K * N * R * v.element_size()) if K else []
     buffers = [v.new_empty((parts[0].stop if parts else 0) * K * N, R) for _ in range(3)]
     for s in parts:
@@ -123,7 +130,10 @@ def weight_gradient(weight: Tensor, total: Tensor | None, need: bool) -> Tensor:
     return torch.zeros_like(weight) if total is None else total.to(weight.dtype)
 
 
-def pair_gradients(inputs, ds, first, buffers, product, activation, outputs, totals, needs) -> tuple:
+def pair_gradients(
+    inputs: Sequence[Tensor], ds: Tensor, first: int, buffers: Sequence[Tensor], product: Draws, activation: str,
+    outputs: Sequence[Tensor], totals: tuple[Tensor | None, Tensor | None], needs: Sequence[bool],
+) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
     """The gradients of some samples into `outputs`; -> what was added up of dC1a and dC2, with their part."""
     v, u, g, l, C1a, C2, c2, w = inputs
     dv, du, dl, sum_g, sum_w, sum_c2 = outputs
@@ -147,10 +157,13 @@ def pair_gradients(inputs, ds, first, buffers, product, activation, outputs, tot
     return dC1a, dC2
 
 
-def recompute(v, u, g, C1a, C2, c2, pre, hidden, h, activation) -> None:
+def recompute(
+    v: Tensor, u: Tensor, g: Tensor, C1a: Tensor, C2: Tensor, c2: Tensor, pre: Tensor, hidden: Tensor, h: Tensor,
+    activation: str,
+) -> None:  # fmt: skip
     """The forward chain into the buffers pre, hidden = φ(pre) and h."""
     (B, K, R), N = g.shape, v.shape[1]
-    sizes = {"pairs": B * K * N, "N": N, "K": K, "R": R, "ACTIVATION": activation}
+    sizes: dict[str, Any] = {"pairs": B * K * N, "N": N, "K": K, "R": R, "ACTIVATION": activation}
     if is_fused("recompute", R):
         over_pairs("recompute", v, u, g, C1a, C2, c2, pre, hidden, h, **sizes)
         return
@@ -160,9 +173,9 @@ def recompute(v, u, g, C1a, C2, c2, pre, hidden, h, activation) -> None:
     torch.addmm(c2, hidden, C2.mT, out=h)
 
 
-def chain_backward(C1a, C2, pre, d_pre, dh, activation) -> None:
+def chain_backward(C1a: Tensor, C2: Tensor, pre: Tensor, d_pre: Tensor, dh: Tensor, activation: str) -> None:
     """From dh to d pre, and to dx, over dh."""
-    sizes = {"pairs": pre.shape[0], "R": pre.shape[1], "ACTIVATION": activation}
+    sizes: dict[str, Any] = {"pairs": pre.shape[0], "R": pre.shape[1], "ACTIVATION": activation}
     if is_fused("chain_backward", pre.shape[1]):
         over_pairs("chain_backward", C1a, C2, pre, d_pre, dh, **sizes)
         return
@@ -171,13 +184,16 @@ def chain_backward(C1a, C2, pre, d_pre, dh, activation) -> None:
     torch.mm(d_pre, C1a, out=dh)
 
 
-def elementwise(kernel: str, first: Tensor, *args, pairs: int, R: int, **options) -> None:
+def elementwise(kernel: str, first: Tensor, *args: Any, pairs: int, R: int, **options: Any) -> None:
     """Launch a kernel over the elements of a buffer."""
-    grid = lambda meta: (cdiv(pairs, meta["BN"]), cdiv(R, meta["BR"]))  # noqa: E731
+    grid: Grid = lambda meta: (cdiv(pairs, meta["BN"]), cdiv(R, meta["BR"]))  # noqa: E731
     launch(kernel, grid, first, *args, pairs, R=R, like=first, **options)
 
 
-def wide_logits(inputs, C1a, C2, c2, w, logits, product, activation) -> None:
+def wide_logits(
+    inputs: Sequence[Tensor], C1a: Tensor, C2: Tensor, c2: Tensor, w: Tensor, logits: Tensor, product: Draws,
+    activation: str,
+) -> None:  # fmt: skip
     """The logits of widths over its widest, through three buffers for some samples at a time."""
     (B, K, R), N = inputs[2].shape, inputs[0].shape[1]
     parts = chunks(B, 3 * K * N * R * w.element_size()) if logits.numel() else []
@@ -190,7 +206,10 @@ def wide_logits(inputs, C1a, C2, c2, w, logits, product, activation) -> None:
         scores(h, l, w, logits[s], s.start * K * N, N, activation, product, own=True)
 
 
-def scores(keys, query, w, logits, first, N, activation, product, own=False) -> None:
+def scores(
+    keys: Tensor, query: Tensor, w: Tensor, logits: Tensor, first: int, N: int, activation: str, product: Draws,
+    own: bool = False,
+) -> None:  # fmt: skip
     """w · drop(φ(query ⊙ keys)); the keys are of the tokens, or each pair's own."""
     _, K, R = query.shape
     count = logits.numel()
@@ -200,7 +219,10 @@ def scores(keys, query, w, logits, first, N, activation, product, own=False) -> 
     )  # fmt: skip
 
 
-def execution_simple(keys, query, w, tokens, mask, seed, step, p_product, p_attention, activation):
+def execution_simple(
+    keys: Tensor, query: Tensor, w: Tensor, tokens: Tensor, mask: Tensor | None, seed: Tensor | None, step: int,
+    p_product: float, p_attention: float, activation: str,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     product, attention_drop = rates(seed, step, p_product, p_attention)
     keys, query, w, tokens = contiguous(keys, query, w, tokens)
     (B, K, _), N = query.shape, keys.shape[1]
@@ -211,9 +233,10 @@ def execution_simple(keys, query, w, tokens, mask, seed, step, p_product, p_atte
 
 
 def execution_simple_backward(
-    grad_pooled, grad_attention, keys, query, w, tokens, attention_, seed, step, p_product, p_attention, activation,
-    needs,
-):  # fmt: skip
+    grad_pooled: Tensor, grad_attention: Tensor | None, keys: Tensor, query: Tensor, w: Tensor, tokens: Tensor,
+    attention_: Tensor, seed: Tensor | None, step: int, p_product: float, p_attention: float, activation: str,
+    needs: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     product, attention_drop = rates(seed, step, p_product, p_attention)
     keys, query, w, tokens, a, grad_pooled = contiguous(keys, query, w, tokens, attention_, grad_pooled)
     ds = attention.d_logits(grad_pooled, grad_attention, tokens, a, attention_drop)

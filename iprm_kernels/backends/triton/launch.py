@@ -13,7 +13,7 @@ import inspect
 import math
 import os
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -49,6 +49,8 @@ IN_PLACE = {"gate_backward": ["H"], "chain_backward": ["D_H"]}
 """Arguments that a kernel reads and overwrites, which the autotuner must restore between its runs."""
 OPTIONS = {"enable_fp_fusion": True}
 """What must not depend on the default of a Triton version: a · b + c is one rounding."""
+Grid = Callable[[dict[str, int]], tuple[int, ...]]
+"""The programs of a launch, from the sizes of its blocks."""
 
 
 def cdiv(a: int, b: int) -> int:
@@ -107,7 +109,7 @@ def tuning() -> bool:
 
 
 @functools.cache
-def tuned(kernel: str, entries: tuple[configs.Entry, ...]):
+def tuned(kernel: str, entries: tuple[configs.Entry, ...]) -> Any:
     """The kernel under `triton.autotune` with these configurations."""
     function = KERNELS[kernel]
     key = [name for name in ("K", "N", "R", "D", "BLOCKS") if name in function.arg_names]
@@ -116,7 +118,7 @@ def tuned(kernel: str, entries: tuple[configs.Entry, ...]):
     return triton.autotune(choices, key, restore_value=IN_PLACE.get(kernel), **cached)(function)
 
 
-def launch(kernel: str, grid: Callable[[dict], tuple], *args, like: Tensor, **options) -> None:
+def launch(kernel: str, grid: Grid, *args: Any, like: Tensor, **options: Any) -> None:
     """Launch a kernel on a grid that may depend on its blocks.
 
     args: its first arguments, in order: pointers and numbers.  options: the others by name, but for the blocks: K, N
@@ -142,7 +144,7 @@ def launch(kernel: str, grid: Callable[[dict], tuple], *args, like: Tensor, **op
         held.hold(key, KERNELS[kernel], compiled, args, options, blocks)
 
 
-def over_pairs(kernel: str, first: Tensor, *args, pairs: int, R: int, **options) -> None:
+def over_pairs(kernel: str, first: Tensor, *args: Any, pairs: int, R: int, **options: Any) -> None:
     """Launch a chain of products over so many pairs, which is the last of its first arguments."""
     options |= {"R": R, "RP": max(16, power_of_2(R)), "PRECISION": precision(first.dtype)}
     launch(kernel, lambda meta: (cdiv(pairs, meta["BN"]),), first, *args, pairs, like=first, **options)

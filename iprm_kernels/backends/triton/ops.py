@@ -10,9 +10,12 @@ import functools
 import importlib
 import importlib.util
 import os
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from iprm_kernels.backends import devices, eager
 from iprm_kernels.backends.calls import ANY, Call
@@ -108,15 +111,15 @@ def limits(device: torch.device) -> str:
 
 
 @functools.cache
-def _launches(name: str):
+def _launches(name: str) -> Callable[..., Any]:
     """The function that launches the op `name`; its room is imported."""
     return getattr(importlib.import_module(f"{__package__}.{_ROOMS[name]}"), name)
 
 
-def _op(name: str):
+def _op(name: str) -> Callable[..., Any]:
     """The op `name`, on the device of its first argument."""
 
-    def run(first, *args):
+    def run(first: Tensor, *args: Any) -> Any:
         if first.is_cuda and first.device.index != torch.cuda.current_device():
             with torch.cuda.device(first.device):
                 return _launches(name)(first, *args)
@@ -151,11 +154,11 @@ def _cores() -> SimpleNamespace:
     return SimpleNamespace(linear=linear, linear_back=linear_back, pack=pack, **own)
 
 
-def recurrence(memory, *args):
+def recurrence(memory: Tensor, *args: Any) -> walk.Outputs:
     with torch.cuda.device_of(memory):
         return walk.forward(_cores(), memory, *args)
 
 
-def recurrence_backward(grad, *args):
+def recurrence_backward(grad: Tensor, *args: Any) -> walk.Gradients:
     with torch.cuda.device_of(grad):
         return walk.backward(_cores(), grad, *args)
