@@ -263,8 +263,8 @@ def cpu_extension():
         "IPRM_FLAGS": shlex.join(KERNEL_FLAGS),
         "IPRM_INSTRUCTION_SETS": ",".join(instruction_sets()),
     }
-    optional = {"amx": "IPRM_AMX", "avx512_bf16": "IPRM_BFLOAT16"}
-    tables = [(name, None) for table, name in optional.items() if table in instruction_sets()]
+    tables = [("IPRM_AMX", None)] if "amx" in instruction_sets() else []
+    tables += [("IPRM_BFLOAT16", None)] if "avx512_bf16" in instruction_sets() else []
     return CppExtension(
         f"{PACKAGE}._C",
         sources,

@@ -97,12 +97,12 @@ class PlainCores:
 
 def plain_recurrence(
     O, E, language, visual, weights, *, steps, window, mask_self, activations, rates, epsilons, language_mask,
-    visual_mask, seed, backend,
+    visual_mask, seed, backend, memory,
 ):  # fmt: skip
     """`iprm_kernels.recurrence` over the plain cores, under autograd."""
     flat, maps = flattened(weights)
     O, E, language, visual, flat = cast(O.device, O, E, language, visual, flat)
-    options = (steps, window, mask_self, ",".join(activations), rates, epsilons)
+    options = (steps, window, mask_self, ",".join(activations), rates, epsilons, 0)  # autograd keeps what it needs
     with without_autocast(O.device):
         O, E, *attentions, _ = walk.forward(
             PlainCores, O, E, language, language_mask, visual, visual_mask, flat, maps, seed, *options, False

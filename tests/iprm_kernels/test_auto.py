@@ -183,7 +183,7 @@ def recurrence_of(dtype: torch.dtype, K: int = 6, R: int = 256, window: int = 2)
     flat, maps = flattened(model._weights())
     flat = [torch.empty_like(t, dtype=dtype, device=GPU) for t in flat]
     O, E, X, V = (torch.empty(1, n, 512, dtype=dtype, device=GPU) for n in (K, K, 24, 196))
-    options = (None, 1, window, True, ",".join(Activations()), [*Rates()], [*Epsilons()])
+    options = (None, 1, window, True, ",".join(Activations()), [*Rates()], [*Epsilons()], 0)
     return (O, E, X, None, V, None, flat, maps, *options)
 
 

@@ -151,7 +151,7 @@ KEEPS_PAIRS = eager.KEEPS_PAIRS
 def _cores() -> SimpleNamespace:
     """The same for the walk over the steps, whose ops need not look for the device each."""
     own = {name: _launches(name) for name in _ROOMS}
-    return SimpleNamespace(linear=linear, linear_back=linear_back, pack=pack, **own)
+    return SimpleNamespace(linear=linear, linear_back=linear_back, pack=pack, KEEPS_PAIRS=KEEPS_PAIRS, **own)
 
 
 def recurrence(memory: Tensor, *args: Any) -> walk.Outputs:
