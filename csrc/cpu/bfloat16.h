@@ -18,6 +18,11 @@ struct Pair {
 };
 
 template <>
+struct VectorOf<Pair> {
+    typedef __m512bh type;
+};
+
+template <>
 struct SumOf<Pair> {
     using type = float;
 };
