@@ -70,9 +70,9 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
     m.def("row_sum", &row_sum, release());
     m.def("formation", &formation, release());
     m.def("formation_backward", &formation_backward, release());
-    m.def("pack", &pack, release());
-    m.def("execution", &execution, release());
-    m.def("execution_backward", &execution_backward, release());
+    m.def("pack", &pack<>, release());
+    m.def("execution", &execution<>, release());
+    m.def("execution_backward", &execution_backward<>, release());
     m.def("execution_simple", &execution_simple, release());
     m.def("execution_simple_backward", &execution_simple_backward, release());
     m.def("composition", &composition, release());

@@ -16,7 +16,7 @@
 namespace iprm::cpu {
 
 // The value of an environment variable, empty where it is not set.
-static std::string switched(const char* variable) {
+[[maybe_unused]] static std::string switched(const char* variable) {
     const char* wanted = std::getenv(variable);
     return wanted == nullptr ? "" : wanted;
 }

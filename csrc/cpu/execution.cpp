@@ -158,6 +158,12 @@ struct ExecutionInputs {
     PackedWeights weights;
 };
 
+// The dtype of what the products over tiles multiply.
+template <Factors kFactors>
+at::ScalarType factors_of(const Tensor& input) {
+    return kFactors == Factors::kBfloat16 ? at::kBFloat16 : input.scalar_type();
+}
+
 // `tensors` are none or two.
 template <typename T>
 Pairs<T> pairs_of(const std::vector<Tensor>& tensors, const Tensor& v, const Tensor& g) {
@@ -224,25 +230,28 @@ SimpleExecutionArgs<T> simple_args(const Tensor& keys, const Tensor& query, cons
             logits,        product,        activation};
 }
 
-std::vector<Tensor> pack_for(at::ScalarType products, const Tensor& c1a, const Tensor& c2, bool backward) {
+}  // namespace
+
+template <Factors kFactors>
+std::vector<Tensor> pack(const Tensor& c1a, const Tensor& c2, bool backward) {
     expect_floating(c1a, "C1a", 2);
     const int64_t rank = c1a.size(0);
     expect(c1a, "C1a", {rank, rank}, c1a.options());
     expect(c2, "C2", {rank, rank}, c1a.options());
     return with_accumulator(c1a.scalar_type(), [&](auto zero) -> std::vector<Tensor> {
         using T = decltype(zero);
-        const auto forms = PackedWeights::make(kernels_for<T>(products), c1a, c2, backward);
+        const auto forms = PackedWeights::make(kernels_for<T>(factors_of<kFactors>(c1a)), c1a, c2, backward);
         if (!backward) return {forms.c1a_t, forms.c2_t};
         return {forms.c1a_t, forms.c2_t, forms.c1a, forms.c2};
     });
 }
 
-std::tuple<Tensor, Tensor> execution_for(at::ScalarType products, const Tensor& v, const Tensor& u, const Tensor& g,
-                                         const Tensor& l, const Tensor& c1a, const Tensor& c2, const Tensor& c2_bias,
-                                         const Tensor& w, const Tensor& tokens, const OptionalTensor& mask,
-                                         const OptionalTensor& seed, int64_t step, double p_product, double p_attention,
-                                         const std::string& activation, const std::vector<Tensor>& packed,
-                                         const std::vector<Tensor>& pairs) {
+template <Factors kFactors>
+std::tuple<Tensor, Tensor> execution(const Tensor& v, const Tensor& u, const Tensor& g, const Tensor& l,
+                                     const Tensor& c1a, const Tensor& c2, const Tensor& c2_bias, const Tensor& w,
+                                     const Tensor& tokens, const OptionalTensor& mask, const OptionalTensor& seed,
+                                     int64_t step, double p_product, double p_attention, const std::string& activation,
+                                     const std::vector<Tensor>& packed, const std::vector<Tensor>& pairs) {
     expect_execution(v, u, g, l, c1a, c2, c2_bias, w, tokens, mask);
     const int64_t samples = v.size(0), operations = g.size(1), count = v.size(1);
     if (v.size(2) % kPairUnit != 0) {
@@ -254,7 +263,8 @@ std::tuple<Tensor, Tensor> execution_for(at::ScalarType products, const Tensor& 
     Tensor attention = allocate({samples, operations, count}, v);
     Tensor pooled = with_accumulator(v.scalar_type(), [&](auto zero) {
         using T = decltype(zero);
-        const ExecutionInputs<T> in(kernels_for<T>(products), v, u, g, l, c1a, c2, c2_bias, w, false, packed);
+        const ExecutionInputs<T> in(kernels_for<T>(factors_of<kFactors>(v)), v, u, g, l, c1a, c2, c2_bias, w, false,
+                                    packed);
         const ExecutionArgs<T> args = in.args(product, act, attention.mutable_data_ptr<T>(), pairs_of<T>(pairs, v, g));
         parallel(in.tile_count * operations, in.tiles.height * in.rank * in.width,
                  [&](int64_t first, int64_t last) { in.kernels.execution(args, first, last); });
@@ -263,12 +273,13 @@ std::tuple<Tensor, Tensor> execution_for(at::ScalarType products, const Tensor& 
     return {pooled, attention};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> execution_backward_for(
-    at::ScalarType products, const Tensor& grad_pooled, const OptionalTensor& grad_attention, const Tensor& v,
-    const Tensor& u, const Tensor& g, const Tensor& l, const Tensor& c1a, const Tensor& c2, const Tensor& c2_bias,
-    const Tensor& w, const Tensor& tokens, const Tensor& attention, const OptionalTensor& seed, int64_t step,
-    double p_product, double p_attention, const std::string& activation, const Needs& needs,
-    const std::vector<Tensor>& packed, const std::vector<Tensor>& pairs) {
+template <Factors kFactors>
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> execution_backward(
+    const Tensor& grad_pooled, const OptionalTensor& grad_attention, const Tensor& v, const Tensor& u, const Tensor& g,
+    const Tensor& l, const Tensor& c1a, const Tensor& c2, const Tensor& c2_bias, const Tensor& w, const Tensor& tokens,
+    const Tensor& attention, const OptionalTensor& seed, int64_t step, double p_product, double p_attention,
+    const std::string& activation, const Needs& needs, const std::vector<Tensor>& packed,
+    const std::vector<Tensor>& pairs) {
     expect_execution(v, u, g, l, c1a, c2, c2_bias, w, tokens, std::nullopt);
     expect_needs(needs, 9);
     expect_execution_gradients(grad_pooled, grad_attention, tokens, attention, g.size(1));
@@ -279,64 +290,21 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
         using T = decltype(zero);
         AttendGradient gradient(grad_pooled, grad_attention, tokens, attention, needs[8]);
         attend_backward<T>(gradient, dropout);
-        const ExecutionInputs<T> in(kernels_for<T>(products), v, u, g, l, c1a, c2, c2_bias, w, true, packed);
+        const ExecutionInputs<T> in(kernels_for<T>(factors_of<kFactors>(v)), v, u, g, l, c1a, c2, c2_bias, w, true,
+                                    packed);
         return std::tuple_cat(run_execution_backward<T>(in, v.scalar_type(), gradient.grad_logits, product, act, needs,
                                                         pairs_of<T>(pairs, v, g)),
                               std::make_tuple(converted(gradient.grad_tokens, v.scalar_type())));
     });
 }
 
-}  // namespace
-
-std::vector<Tensor> pack(const Tensor& c1a, const Tensor& c2, bool backward) {
-    return pack_for(c1a.scalar_type(), c1a, c2, backward);
-}
-
-std::tuple<Tensor, Tensor> execution(const Tensor& v, const Tensor& u, const Tensor& g, const Tensor& l,
-                                     const Tensor& c1a, const Tensor& c2, const Tensor& c2_bias, const Tensor& w,
-                                     const Tensor& tokens, const OptionalTensor& mask, const OptionalTensor& seed,
-                                     int64_t step, double p_product, double p_attention, const std::string& activation,
-                                     const std::vector<Tensor>& packed, const std::vector<Tensor>& pairs) {
-    return execution_for(v.scalar_type(), v, u, g, l, c1a, c2, c2_bias, w, tokens, mask, seed, step, p_product,
-                         p_attention, activation, packed, pairs);
-}
-
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> execution_backward(
-    const Tensor& grad_pooled, const OptionalTensor& grad_attention, const Tensor& v, const Tensor& u, const Tensor& g,
-    const Tensor& l, const Tensor& c1a, const Tensor& c2, const Tensor& c2_bias, const Tensor& w, const Tensor& tokens,
-    const Tensor& attention, const OptionalTensor& seed, int64_t step, double p_product, double p_attention,
-    const std::string& activation, const Needs& needs, const std::vector<Tensor>& packed,
-    const std::vector<Tensor>& pairs) {
-    return execution_backward_for(v.scalar_type(), grad_pooled, grad_attention, v, u, g, l, c1a, c2, c2_bias, w, tokens,
-                                  attention, seed, step, p_product, p_attention, activation, needs, packed, pairs);
-}
-
-namespace bfloat16 {
-
-std::vector<Tensor> pack(const Tensor& c1a, const Tensor& c2, bool backward) {
-    return pack_for(at::kBFloat16, c1a, c2, backward);
-}
-
-std::tuple<Tensor, Tensor> execution(const Tensor& v, const Tensor& u, const Tensor& g, const Tensor& l,
-                                     const Tensor& c1a, const Tensor& c2, const Tensor& c2_bias, const Tensor& w,
-                                     const Tensor& tokens, const OptionalTensor& mask, const OptionalTensor& seed,
-                                     int64_t step, double p_product, double p_attention, const std::string& activation,
-                                     const std::vector<Tensor>& packed, const std::vector<Tensor>& pairs) {
-    return execution_for(at::kBFloat16, v, u, g, l, c1a, c2, c2_bias, w, tokens, mask, seed, step, p_product,
-                         p_attention, activation, packed, pairs);
-}
-
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> execution_backward(
-    const Tensor& grad_pooled, const OptionalTensor& grad_attention, const Tensor& v, const Tensor& u, const Tensor& g,
-    const Tensor& l, const Tensor& c1a, const Tensor& c2, const Tensor& c2_bias, const Tensor& w, const Tensor& tokens,
-    const Tensor& attention, const OptionalTensor& seed, int64_t step, double p_product, double p_attention,
-    const std::string& activation, const Needs& needs, const std::vector<Tensor>& packed,
-    const std::vector<Tensor>& pairs) {
-    return execution_backward_for(at::kBFloat16, grad_pooled, grad_attention, v, u, g, l, c1a, c2, c2_bias, w, tokens,
-                                  attention, seed, step, p_product, p_attention, activation, needs, packed, pairs);
-}
-
-}  // namespace bfloat16
+#define IPRM_INSTANTIATE(factors)                             \
+    template decltype(pack<factors>) pack<factors>;           \
+    template decltype(execution<factors>) execution<factors>; \
+    template decltype(execution_backward<factors>) execution_backward<factors>;
+IPRM_INSTANTIATE(Factors::kOfInputs)
+IPRM_INSTANTIATE(Factors::kBfloat16)
+#undef IPRM_INSTANTIATE
 
 std::tuple<Tensor, Tensor> execution_simple(const Tensor& keys, const Tensor& query, const Tensor& w,
                                             const Tensor& tokens, const OptionalTensor& mask,

@@ -93,32 +93,30 @@ IPRM_INLINE void kept_product(const ExecutionArgs<T>& args, const Tile& tile, co
     });
 }
 
-// H, and the slopes for the backward; what precedes the activation is kept where there is a place for it.
-template <typename Act, bool kSlope, typename T>
+// acc + u, what precedes the activation of H.
+template <typename T, typename Block>
+IPRM_INLINE void add_u(const ExecutionArgs<T>& args, const Tile& tile, int64_t r, int64_t c, Block& acc) {
+    const T* u = args.u + (tile.sample * args.tiling.tokens + tile.start) * args.width + c;
+    each_of<kHeight<Block>>(
+        [&](int i, int j) IPRM_LAMBDA { acc[i][j] += load(u + tile.existing(r + i) * args.width + j * kLanes<T>); });
+}
+
+// H; what precedes the activation is kept where there is a place for it.
+template <typename Act, typename T>
 void hidden_tile(const ExecutionArgs<T>& args, const Tile& tile, T* kept, TileScratch<T>& s) {
-    const T* u = args.u + (tile.sample * args.tiling.tokens + tile.start) * args.width;
     panel_product(tile.rows, args.rank, s.scaled, args.c1a_t, args.width,
                   [&](int64_t r, int64_t c, auto& acc) IPRM_LAMBDA {
+                      add_u(args, tile, r, c, acc);
 #pragma GCC unroll 16
                       for (int i = 0; i < kHeight<decltype(acc)>; ++i) {
-                          const T* ur = u + tile.existing(r + i) * args.width + c;
-                          Vec<T> hidden[kTileVectors], slope[kTileVectors];
 #pragma GCC unroll 16
                           for (int j = 0; j < kTileVectors; ++j) {
-                              const Vec<T> pre = acc[i][j] + load(ur + j * kLanes<T>);
-                              if constexpr (kSlope) {
-                                  const auto y = Act::value_and_slope(pre);
-                                  hidden[j] = y.value;
-                                  slope[j] = y.slope;
-                              } else {
-                                  if (kept != nullptr && r + i < tile.count) {
-                                      store(kept + (r + i) * args.pairs.stride + c + j * kLanes<T>, pre);
-                                  }
-                                  hidden[j] = Act::value(pre);
+                              if (kept != nullptr && r + i < tile.count) {
+                                  store(kept + (r + i) * args.pairs.stride + c + j * kLanes<T>, acc[i][j]);
                               }
+                              acc[i][j] = Act::value(acc[i][j]);
                           }
-                          s.hidden.put(r + i, c, hidden);
-                          if constexpr (kSlope) s.grad_hidden.keep(r + i, c, slope);
+                          s.hidden.put(r + i, c, acc[i]);
                       }
                   });
 }
@@ -166,7 +164,7 @@ void execution_range(const ExecutionArgs<T>& args, int64_t first, int64_t last) 
         const Tile tile(args, i / args.operations);
         const int64_t k = i % args.operations, row = tile.sample * args.operations + k;
         scale_tile(args, tile, args.g + row * args.width, scratch);
-        hidden_tile<Act, false>(args, tile, tile_pairs(args.pairs.hidden, args, tile, k), scratch);
+        hidden_tile<Act>(args, tile, tile_pairs(args.pairs.hidden, args, tile, k), scratch);
         const T* multipliers = tile_multipliers(args, tile, k, scratch.multipliers.get());
         logit_tile<Act>(args, tile, args.l + row * args.width, multipliers, tile_pairs(args.pairs.gated, args, tile, k),
                         scratch, args.logits + row * args.tiling.tokens + tile.start);
@@ -212,11 +210,32 @@ IPRM_INLINE void gate_backward(const ExecutionArgs<T>& args, int64_t r, int64_t 
     for (int i = 0; i < kHeight<Block>; ++i) s.grad_pre.put(r + i, c, pre[i]);
 }
 
+// H and its slopes of one block, from what precedes the activation.
+template <typename Act, typename T, typename Block>
+IPRM_INLINE void hidden_and_slopes(int64_t r, int64_t c, Block& pre, TileScratch<T>& s) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kHeight<Block>; ++i) {
+        Vec<T> slope[kTileVectors];
+#pragma GCC unroll 16
+        for (int j = 0; j < kTileVectors; ++j) {
+            const auto y = Act::value_and_slope(pre[i][j]);
+            pre[i][j] = y.value;
+            slope[j] = y.slope;
+        }
+        s.hidden.put(r + i, c, pre[i]);
+        s.grad_hidden.keep(r + i, c, slope);
+    }
+}
+
 // H, its slopes and P: by the two products of the forward.
 template <typename Act, typename T>
 void pairs_again(const ExecutionArgs<T>& args, const Tile& tile, const T* l, const T* multipliers, TileScratch<T>& s,
                  const TileGradients<T>& out) {
-    hidden_tile<Act, true>(args, tile, static_cast<T*>(nullptr), s);
+    panel_product(tile.rows, args.rank, s.scaled, args.c1a_t, args.width,
+                  [&](int64_t r, int64_t c, auto& acc) IPRM_LAMBDA {
+                      add_u(args, tile, r, c, acc);
+                      hidden_and_slopes<Act>(r, c, acc, s);
+                  });
     panel_product(tile.rows, args.rank, s.hidden, args.c2_t, args.width,
                   [&](int64_t r, int64_t c, auto& acc) IPRM_LAMBDA {
 #pragma GCC unroll 16
@@ -234,20 +253,7 @@ template <typename Act, typename T>
 void pairs_kept(const ExecutionArgs<T>& args, const Tile& tile, int64_t k, const T* l, const T* multipliers,
                 TileScratch<T>& s, const TileGradients<T>& out) {
     kept_product(args, tile, tile_pairs(args.pairs.hidden, args, tile, k),
-                 [&](int64_t r, int64_t c, auto& pre) IPRM_LAMBDA {
-#pragma GCC unroll 16
-                     for (int i = 0; i < kHeight<decltype(pre)>; ++i) {
-                         Vec<T> slope[kTileVectors];
-#pragma GCC unroll 16
-                         for (int j = 0; j < kTileVectors; ++j) {
-                             const auto y = Act::value_and_slope(pre[i][j]);
-                             pre[i][j] = y.value;
-                             slope[j] = y.slope;
-                         }
-                         s.hidden.put(r + i, c, pre[i]);
-                         s.grad_hidden.keep(r + i, c, slope);
-                     }
-                 });
+                 [&](int64_t r, int64_t c, auto& pre) IPRM_LAMBDA { hidden_and_slopes<Act>(r, c, pre, s); });
     kept_product(args, tile, tile_pairs(args.pairs.gated, args, tile, k),
                  [&](int64_t r, int64_t c, auto& pre)
                      IPRM_LAMBDA { gate_backward<Act>(args, r, c, pre, l, multipliers, s, out); });

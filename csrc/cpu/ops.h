@@ -54,18 +54,25 @@ std::tuple<Tensor, Tensor, Tensor> formation_backward(const Tensor& grad_z, cons
                                                       const Tensor& attention, const OptionalTensor& seed, int64_t step,
                                                       double p_attention, const Needs& needs);
 
+// What the products over tiles of the next three multiply: numbers of the inputs' dtype, or bfloat16 ones, where the
+// inputs are float32 tensors that hold what was bfloat16 (see bfloat16_table).
+enum class Factors { kOfInputs, kBfloat16 };
+
 // The forms of C1a and C2 that the execution's products read, for many calls of it as their last argument: two for
 // the forward alone, four for both. Where that is empty, a call packs them itself.
 // `pairs`: the two tensors (B, K, N, R rounded up to kPairUnit) of kernels.h, Pairs, which the forward writes and the
 // backward reads; or none.
+template <Factors kFactors = Factors::kOfInputs>
 std::vector<Tensor> pack(const Tensor& c1a, const Tensor& c2, bool backward);
 
+template <Factors kFactors = Factors::kOfInputs>
 std::tuple<Tensor, Tensor> execution(const Tensor& v, const Tensor& u, const Tensor& g, const Tensor& l,
                                      const Tensor& c1a, const Tensor& c2, const Tensor& c2_bias, const Tensor& w,
                                      const Tensor& tokens, const OptionalTensor& mask, const OptionalTensor& seed,
                                      int64_t step, double p_product, double p_attention, const std::string& activation,
                                      const std::vector<Tensor>& packed, const std::vector<Tensor>& pairs);
 
+template <Factors kFactors = Factors::kOfInputs>
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> execution_backward(
     const Tensor& grad_pooled, const OptionalTensor& grad_attention, const Tensor& v, const Tensor& u, const Tensor& g,
     const Tensor& l, const Tensor& c1a, const Tensor& c2, const Tensor& c2_bias, const Tensor& w, const Tensor& tokens,
@@ -94,25 +101,6 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>, std::vector<Tensor>
     const Tensor& query, const std::vector<Tensor>& keys, const std::vector<Tensor>& operations,
     const std::vector<Tensor>& results, const Tensor& gate, const Tensor& attention, bool mask_self,
     const OptionalTensor& seed, int64_t step, double p_product, double p_value, double p_attention);
-
-// The same on float32 tensors that hold what was bfloat16: their products over tiles are of such numbers where the
-// processor has them, and their packed forms are for these functions alone.
-namespace bfloat16 {
-
-std::vector<Tensor> pack(const Tensor& c1a, const Tensor& c2, bool backward);
-std::tuple<Tensor, Tensor> execution(const Tensor& v, const Tensor& u, const Tensor& g, const Tensor& l,
-                                     const Tensor& c1a, const Tensor& c2, const Tensor& c2_bias, const Tensor& w,
-                                     const Tensor& tokens, const OptionalTensor& mask, const OptionalTensor& seed,
-                                     int64_t step, double p_product, double p_attention, const std::string& activation,
-                                     const std::vector<Tensor>& packed, const std::vector<Tensor>& pairs);
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> execution_backward(
-    const Tensor& grad_pooled, const OptionalTensor& grad_attention, const Tensor& v, const Tensor& u, const Tensor& g,
-    const Tensor& l, const Tensor& c1a, const Tensor& c2, const Tensor& c2_bias, const Tensor& w, const Tensor& tokens,
-    const Tensor& attention, const OptionalTensor& seed, int64_t step, double p_product, double p_attention,
-    const std::string& activation, const Needs& needs, const std::vector<Tensor>& packed,
-    const std::vector<Tensor>& pairs);
-
-}  // namespace bfloat16
 
 // The ops as the recurrence takes them, and those of what was bfloat16.
 extern const recurrence::Cores kCores, kBfloat16Cores;

@@ -30,8 +30,7 @@ def forward(
 def _shapes(
     keeps_pairs: bool, memory: Tensor, visual: Tensor, weights: list[Tensor], maps: str, options: list[Any]
 ) -> dict[str, tuple[int, ...]]:
-    (B, K, D), N, R = memory.shape, visual.shape[1], reduced_of(weights, maps)
-    sizes = kept.Sizes(B, K, N, D, R, memory.itemsize, keeps_pairs)
+    sizes = kept.sizes_of(memory, visual, reduced_of(weights, maps), memory.dtype, keeps_pairs)
     return kept.shapes(maps, options_of(*options), sizes)
 
 

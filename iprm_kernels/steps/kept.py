@@ -30,6 +30,10 @@ PAIR_UNIT = 32
 MEMORY = {"auto": AUTO, "least": 0, "fast": 2**62}
 
 
+KEYS = frozenset({"v", "u", "κ"})
+"""The names of keys, in the full form of execution and the simple one."""
+
+
 class Sizes(NamedTuple):
     """Those of a call, for a backend that works in numbers of `itemsize` bytes and keeps pairs or cannot."""
 
@@ -40,6 +44,12 @@ class Sizes(NamedTuple):
     R: int
     itemsize: int
     pairs: bool
+
+
+def sizes_of(memory: Tensor, visual: Tensor, R: int, dtype: torch.dtype, keeps_pairs: bool) -> Sizes:
+    """Those of a call with such tensors (B, K, D) and (B, N, D), by a backend that works in `dtype`."""
+    (B, K, D), N = memory.shape, visual.shape[1]
+    return Sizes(B, K, N, D, R, dtype.itemsize, keeps_pairs)
 
 
 def room_of(memory: str | int) -> int:
@@ -148,4 +158,9 @@ def shapes(maps: str, o: Options, sizes: Sizes) -> dict[str, tuple[int, ...]]:
 
 def stacked(kept: dict[str, list[Tensor]], shapes: Mapping[str, tuple[int, ...]]) -> list[Tensor]:
     """From lists of all steps, by name, to tensors in the order of `shapes`; the lists are emptied."""
-    return [torch.stack(kept.pop(name)) for name in shapes]
+    return [_stacked(name, kept.pop(name)) for name in shapes]
+
+
+def _stacked(name: str, parts: list[Tensor]) -> Tensor:
+    """Copied, since what is kept of rows may be an input of the op; keys are not, and those of all steps are large."""
+    return parts[0][None] if name in KEYS and len(parts) == 1 else torch.stack(parts)

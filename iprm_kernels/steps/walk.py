@@ -14,7 +14,7 @@ from iprm_kernels.steps.composition import Composition
 from iprm_kernels.steps.execution import execution_of
 from iprm_kernels.steps.formation import Formation
 from iprm_kernels.steps.run import Cores, Run
-from iprm_kernels.steps.weights import Weights, options_of, unflattened
+from iprm_kernels.steps.weights import options_of, unflattened
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, list[Tensor]]
 """The memory after T steps, the attentions over language, picture and operations, and what is kept."""
@@ -29,7 +29,8 @@ def forward(
     """`iprm::recurrence` over the cores of a backend."""
     *options, keep = options_and_keep
     w, o = unflattened(weights, maps), options_of(*options)
-    shapes = kept.shapes(maps, o, sizes_of(cores, O, visual, w)) if keep else {}
+    sizes = kept.sizes_of(O, visual, w.reduced, O.dtype, cores.KEEPS_PAIRS)
+    shapes = kept.shapes(maps, o, sizes) if keep else {}
     run = Run(cores, w, o, seed, shapes)
     formation, execution = Formation(run, language, language_mask), execution_of(run, visual, visual_mask)
     composition = Composition(run)
@@ -42,12 +43,6 @@ def forward(
         attentions.append((a_language, a_visual, padded(a_operations, a_language, run.o.window)))
     a_language, a_visual, a_operations = (torch.stack(a) for a in zip(*attentions, strict=True))
     return O, E, a_language, a_visual, a_operations, kept.stacked(run.kept, shapes)
-
-
-def sizes_of(cores: Cores, memory: Tensor, visual: Tensor, weights: Weights) -> kept.Sizes:
-    """Those of a call whose tensors are in the dtype that the backend works in."""
-    (B, K, D), N = memory.shape, visual.shape[1]
-    return kept.Sizes(B, K, N, D, weights.reduced, memory.itemsize, cores.KEEPS_PAIRS)
 
 
 def padded(a: Tensor | None, like: Tensor, window: int) -> Tensor:
@@ -73,7 +68,7 @@ def backward(
     *options, needs = options_and_needs
     w, o = unflattened(weights, maps), options_of(*options)
     need_language, need_visual = needs[2:4]
-    names = kept.shapes(maps, o, sizes_of(cores, dO, visual, w))
+    names = kept.shapes(maps, o, kept.sizes_of(dO, visual, w.reduced, dO.dtype, cores.KEEPS_PAIRS))
     by_name = dict(zip(names, tensors, strict=True))
     run = Run(cores, w, o, seed, kept=by_name, needs=fields_of(maps.split(","), needs[4:]))
     formation = Formation(run, language, need_tokens=need_language)
