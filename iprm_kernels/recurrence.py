@@ -237,8 +237,8 @@ def recurrence(
         seed: (1,) int64, needed when a rate is positive.
         backend: "auto", or the backend that must run it.
         memory: what a forward may keep for its backward beyond rows of B·K, so that less is computed again (see
-            `iprm_kernels.steps.kept`): "least" nothing of it, "fast" all, "auto" at most the bytes of the rows;
-            or a number of bytes.
+            `iprm_kernels.steps.kept`): "least" nothing of it, "fast" all, "auto" at most the bytes of the rows,
+            in an exported program nothing; or a number of bytes.
     Returns:
         O and E after T steps (B, K, D) in the inputs' dtype, and where each step looked. All are differentiable.
         Where a gradient will be asked for, the forward keeps what `iprm_kernels.steps.kept` lists.

@@ -12,7 +12,7 @@ the eight products of a pair.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import prod
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -27,8 +27,12 @@ AUTO = -1
 """As many bytes as the rows take."""
 PAIR_UNIT = 32
 """R is rounded up to it where pairs are kept (csrc/cpu/kernels.h)."""
-MEMORY = {"auto": AUTO, "least": 0, "fast": 2**62}
+EVERYTHING = 2**62
+MEMORY = {"auto": AUTO, "least": 0, "fast": EVERYTHING}
 
+
+_is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+"""Of torch 2.6 the latter, which says the same of every graph."""
 
 KEYS = frozenset({"v", "u", "κ"})
 """The names of keys, in the full form of execution and the simple one."""
@@ -53,15 +57,16 @@ def sizes_of(memory: Tensor, visual: Tensor, R: int, dtype: torch.dtype, keeps_p
 
 
 def room_of(memory: str | int) -> int:
-    """The bytes that `memory` names.
+    """The bytes that `memory` names. In an exported program "auto" is "least": what fits depends on sizes that it
+    may leave open, and the number of tensors that it keeps cannot.
 
     Raises:
         ValueError: it is neither a number nor one of the names.
     """
     if isinstance(memory, str):
         check_choice("memory", memory, tuple(MEMORY))
-        return MEMORY[memory]
-    check_number("memory", memory, MEMORY["fast"])
+        return MEMORY["least" if memory == "auto" and _is_exporting() else memory]
+    check_number("memory", memory, EVERYTHING)
     return memory
 
 
@@ -144,16 +149,21 @@ def numel(shapes: Mapping[Any, tuple[int, ...]]) -> int:
 def shapes(maps: str, o: Options, sizes: Sizes) -> dict[str, tuple[int, ...]]:
     """The shapes of all that is kept, by name: of rows, of keys, and of pairs."""
     B, K, N, _, R, itemsize, keeps_pairs = sizes
-    found: dict[str, tuple[int, ...]] = rows(maps, o, sizes)
-    room = (numel(found) * itemsize if o.room == AUTO else o.room) // itemsize
+    rows_: dict[str, tuple[int, ...]] = rows(maps, o, sizes)
     full, shared = "Wk" in maps.split(","), o.rates.visual == 0.0  # whether all steps have the same keys
     keys = dict.fromkeys(("v", "u") if full else ("κ",), (1 if shared else o.steps, B, N, R))
-    if not shared:
-        room -= numel(keys)
-    if room < 0:
-        return found
     pairs = dict.fromkeys(("C1φ", "h"), (o.steps, B, K, N, -(-R // PAIR_UNIT) * PAIR_UNIT))
-    return found | keys | (pairs if full and keeps_pairs and numel(pairs) <= room else {})
+    of_keys, of_pairs = 0 if shared else numel(keys), numel(pairs)
+
+    def fits(numbers: int) -> bool:
+        """Of "least" and "fast" without a look at the sizes, which an exported program leaves open."""
+        if o.room in (0, EVERYTHING):
+            return o.room == EVERYTHING
+        return numbers * itemsize <= (numel(rows_) * itemsize if o.room == AUTO else o.room)
+
+    if not shared and not fits(of_keys):
+        return rows_
+    return rows_ | keys | (pairs if full and keeps_pairs and fits(of_keys + of_pairs) else {})
 
 
 def stacked(kept: dict[str, list[Tensor]], shapes: Mapping[str, tuple[int, ...]]) -> list[Tensor]:

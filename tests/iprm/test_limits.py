@@ -14,7 +14,7 @@ import torch
 from pairs import inputs, pair, step
 from replicas import replicas
 
-from iprm import IPRMConfig
+from iprm import IPRMConfig, fast
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = IPRMConfig(dim=8, num_ops=2, num_steps=2)
@@ -38,6 +38,24 @@ def test_export_with_dynamic_sizes(model, tmp_path):
     loaded = torch.export.load(tmp_path / "iprm.pt2").module()
     args = arguments(B=5, L=9, N=11)
     torch.testing.assert_close(loaded(*args), model(*args))
+
+
+@pytest.mark.parametrize("config", [CONFIG, CONFIG.without_dropout()], ids=["dropout", "plain"])
+@pytest.mark.parametrize("memory", ["auto", "least", "fast"])
+def test_training_with_dynamic_sizes(memory, config):
+    """At sizes where a call of its own with "auto" keeps pairs, keys alone, or neither: one program for all."""
+    model = fast.IPRM(config, memory=memory).double().train()
+    N = torch.export.Dim("N", min=2)
+    shapes = (None, None, {1: N}, None, {1: N})
+    args = arguments(N=20)
+    program = torch.export.export(model, args, dynamic_shapes=shapes).module()
+    for tokens in (2, 5, 60, 700):
+        args = arguments(N=tokens)
+        grads = []
+        for run in (program, model):
+            torch.manual_seed(3)
+            grads.append(torch.autograd.grad(run(*args).square().sum(), list(run.parameters())))
+        torch.testing.assert_close(*grads)
 
 
 def test_export_of_training(model):
