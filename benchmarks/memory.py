@@ -1,8 +1,8 @@
-"""Peak extra memory of a training step, in a process of its own: `python -m benchmarks.memory POINT VARIANT`.
+"""Peak extra memory of a step, in a process of its own: `python -m benchmarks.memory POINT VARIANT STEP`.
 
-POINT is JSON. Extra means above what is there when the step starts: the libraries, the model, the inputs,
-their gradients, and what one earlier step left behind. On a GPU the allocator's own peak; on Linux the peak
-resident set, reset just before the step; elsewhere the growth of the process's peak, warm-up included.
+POINT is JSON, STEP "forward" or "training". Extra means above what is there when the step starts: the libraries, the
+model, the inputs, their gradients, and what one earlier step left behind. On a GPU the allocator's own peak; on Linux
+the peak resident set, reset just before the step; elsewhere the growth of the process's peak, warm-up included.
 """
 
 from __future__ import annotations
@@ -103,23 +103,23 @@ def usage_on_cpu(call: Callable, prepare: Callable = lambda: None) -> Usage:
     return Usage(max(0, _status("VmHWM") - before), seconds, "VmHWM - VmRSS")
 
 
-def usage_here(name: str, point: Point) -> Usage:
-    """A training step of the variant in this process."""
+def usage_here(name: str, point: Point, measured: str = "training") -> Usage:
+    """A step of the variant in this process."""
     torch.set_num_threads(point.threads)
-    step = Workload(name, point, "training")
+    step = Workload(name, point, measured)
     measure = usage_on_gpu if torch.device(point.device).type == "cuda" else usage_on_cpu
     return measure(step, step.prepare)
 
 
-def usage_in_fresh_process(name: str, point: Point) -> Usage:
-    """A training step of the variant in a process of its own.
+def usage_in_fresh_process(name: str, point: Point, measured: str = "training") -> Usage:
+    """A step of the variant in a process of its own.
 
     Raises:
         RuntimeError: the process failed; ends with what it printed last.
     """
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | ALLOCATOR | {"PYTHONPATH": os.pathsep.join(paths)}
-    command = [sys.executable, "-m", "benchmarks.memory", json.dumps(point.as_dict()), name]
+    command = [sys.executable, "-m", "benchmarks.memory", json.dumps(point.as_dict()), name, measured]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"memory of {name}: exit status {done.returncode}\n{done.stderr[-2000:]}")
@@ -127,5 +127,5 @@ def usage_in_fresh_process(name: str, point: Point) -> Usage:
 
 
 if __name__ == "__main__":
-    point, variant = Point(**json.loads(sys.argv[1])), sys.argv[2]
-    print(json.dumps(dataclasses.asdict(usage_here(variant, point))))
+    point, variant, measured = Point(**json.loads(sys.argv[1])), *sys.argv[2:]
+    print(json.dumps(dataclasses.asdict(usage_here(variant, point, measured))))

@@ -24,12 +24,12 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from iprm_kernels.backends.triton.configs import BUFFER_BYTES
+
 PEAK_SHARE, BANDWIDTH_SHARE = 0.6, 0.85
 """What well-made kernels reach of the datasheet's figures."""
 LAUNCH = 3e-6
 """Seconds from one kernel to the next on a stream that is kept full; eager PyTorch issues no faster."""
-BUFFER_BYTES = 128 * 2**20
-"""Of the backward pass of execution, see iprm_kernels/backends/triton/execution.py."""
 
 
 @dataclass(frozen=True)

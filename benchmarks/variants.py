@@ -2,7 +2,7 @@
 
 reference       the mechanism as it is written
 algebra         the fast module's restructured algebra, in PyTorch under plain autograd
-fast[backend]   the fast module on one backend; with +graph, replaying CUDA graphs
+fast[backend]   the fast module on one backend; with +graph, replaying CUDA graphs; with +least or +fast, its `memory`
 ...+compile     any of them through torch.compile
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterator
+from typing import Any
 from unittest import mock
 
 import torch
@@ -132,17 +133,17 @@ def module_of(name: str, config: IPRMConfig) -> nn.Module:
     torch.manual_seed(SEED)
     if base in BUILDERS:
         return BUILDERS[base](config)
-    backend, graph = _fast(base)
-    if backend is None:
-        known = ", ".join([*BUILDERS, "fast[backend]", "fast[backend]+graph"])
+    options = _fast(base)
+    if options is None:
+        known = ", ".join([*BUILDERS, "fast[backend]", "fast[backend]+graph", "fast[backend]+least or +fast"])
         raise ValueError(f"variant: expected one of {known}, with or without {COMPILED}, got {name!r}")
-    return fast.IPRM(config, backend=backend, cuda_graph=graph)
+    return fast.IPRM(config, **options)
 
 
-def _fast(base: str) -> tuple[str | None, bool]:
-    """The backend of a variant of the fast module, None of others, and whether it replays CUDA graphs."""
-    found = re.fullmatch(r"fast\[(.+)\](\+graph)?", base)
-    return (found[1], bool(found[2])) if found else (None, False)
+def _fast(base: str) -> dict[str, Any] | None:
+    """The options of a variant of the fast module, None of others."""
+    found = re.fullmatch(r"fast\[(.+)\](\+graph)?(?:\+(least|fast))?", base)
+    return {"backend": found[1], "cuda_graph": bool(found[2]), "memory": found[3] or "auto"} if found else None
 
 
 def runner_of(name: str, module: nn.Module) -> Callable:
@@ -153,11 +154,11 @@ def runner_of(name: str, module: nn.Module) -> Callable:
 
 def unusable(name: str, point: Point) -> str | None:
     """Why the variant cannot run at the point, None where it can."""
-    backend, _ = _fast(name.removesuffix(COMPILED))
-    if backend is None:
+    options = _fast(name.removesuffix(COMPILED))
+    if options is None:
         return None
     reasons = iprm_kernels.reasons(point.device, point.compute_dtype)
-    return reasons.get(backend, "no such backend")
+    return reasons.get(options["backend"], "no such backend")
 
 
 def fast_variants(point: Point) -> list[str]:

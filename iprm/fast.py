@@ -18,7 +18,7 @@ from iprm.config import RATES, IPRMConfig
 from iprm.graphs import Graphs
 from iprm.layers import bias_of, first_not_plain, has_hooks, parameter_of, warn_once
 from iprm.reference import Attention
-from iprm_kernels import recurrence
+from iprm_kernels import MemoryEstimate, memory_estimate, recurrence
 from iprm_kernels.backends import BACKENDS
 from iprm_kernels.checks import check_choice
 from iprm_kernels.dropout import draw_seed
@@ -123,26 +123,61 @@ class IPRM(reference.IPRM):
         """`iprm.reference.IPRM._recurrence`, as one op."""
         if self.unfused():
             return super()._recurrence(O, E, language, visual, language_mask, visual_mask, return_attention)
-        c, drops = self.config, self._drops()
-        φ = (c.formation_activation, c.result_query_activation, c.execution_activation, c.op_activation)
         return recurrence(
             O,
             E,
             language,
             visual,
             self._weights(),
-            steps=c.num_steps,
-            window=c.window,
-            mask_self=c.mask_self,
-            activations=Activations(*φ, c.result_activation),
-            rates=Rates(*(float(getattr(c, name)) for name in RATES)) if drops else Rates(),
-            epsilons=self._epsilons(),
             language_mask=language_mask,
             visual_mask=visual_mask,
-            seed=draw_seed(visual.device) if drops else None,
-            backend=self.backend,
-            memory=self.memory_policy,
+            seed=draw_seed(visual.device) if self._drops() else None,
+            **self._options(),
         )
+
+    def _options(self) -> dict[str, Any]:
+        """Of the op, all but tensors."""
+        c = self.config
+        φ = (c.formation_activation, c.result_query_activation, c.execution_activation, c.op_activation)
+        return {
+            "steps": c.num_steps,
+            "window": c.window,
+            "mask_self": c.mask_self,
+            "activations": Activations(*φ, c.result_activation),
+            "rates": Rates(*(float(getattr(c, name)) for name in RATES)) if self._drops() else Rates(),
+            "epsilons": self._epsilons(),
+            "backend": self.backend,
+            "memory": self.memory_policy,
+        }
+
+    def memory_estimate(
+        self, batch: int, language_tokens: int, visual_tokens: int, *, inputs_require_grad: bool = True
+    ) -> MemoryEstimate:
+        """The memory of a call on that many samples and tokens, without running it: a forward's and a training step's.
+
+        The mode counts, for its dropout, and which parameters require gradients. Parameters may lie on the meta device,
+        the backend then being named: `with torch.device("meta"): IPRM(config, backend="triton")`.
+
+        Args:
+            inputs_require_grad: whether those of language and visual are asked for.
+        Returns: bytes beyond parameters and inputs, see `iprm_kernels.memory_estimate`. All gradients are in it, the
+            optimiser and what surrounds the module are not.
+        Raises:
+            RuntimeError: the module runs as the reference does, whose memory this is not; why.
+            ValueError: a parameter is on the meta device, and no backend is named.
+        """
+        if reason := self.unfused():
+            raise RuntimeError(f"memory_estimate: expected a module that runs fused, but {reason}")
+        D, like = self.config.dim, self._like(torch.empty(0))
+
+        def shaped(tokens: int, grad: bool = True) -> Tensor:
+            return like.new_empty(1, 1, 1).expand(batch, tokens, D).requires_grad_(grad)
+
+        O, E = shaped(self.config.num_ops), shaped(self.config.num_ops)
+        language, visual = (shaped(tokens, inputs_require_grad) for tokens in (language_tokens, visual_tokens))
+        found = memory_estimate(O, E, language, visual, self._weights(), **self._options())
+        around = sum(p.nbytes for part in (self.memory, self.readout) for p in part.parameters() if p.requires_grad)
+        return found._replace(training=found.training + around)
 
     def unfused(self) -> str | None:
         """Why the module runs as the reference does, or None; the first time, a warning says so."""

@@ -11,6 +11,7 @@ from iprm_kernels.dropped_execution import execution_dropped, execution_simple_d
 from iprm_kernels.execution import execution, execution_simple
 from iprm_kernels.flops import register_formulas
 from iprm_kernels.formation import formation
+from iprm_kernels.memory import MemoryEstimate, memory_estimate
 from iprm_kernels.recurrence import Attentions, recurrence
 from iprm_kernels.steps.weights import Activations, Epsilons, Map, Rates, Weights
 
@@ -19,6 +20,7 @@ __all__ = [
     "Attentions",
     "Epsilons",
     "Map",
+    "MemoryEstimate",
     "Rates",
     "Weights",
     "composition",
@@ -28,6 +30,7 @@ __all__ = [
     "execution_simple",
     "execution_simple_dropped",
     "formation",
+    "memory_estimate",
     "reasons",
     "recurrence",
 ]

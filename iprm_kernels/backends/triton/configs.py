@@ -22,6 +22,8 @@ ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 SMALL = 86
 """The family of cards with 99 KB of shared memory a block."""
 CHAINS = ("logits", "recompute", "chain_backward")
+BUFFER_BYTES = 128 * 2**20
+"""For the pairs of some samples at a time, see `execution.py`."""
 
 
 def power_of_2(n: int) -> int:

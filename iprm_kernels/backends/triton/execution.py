@@ -40,11 +40,9 @@ from torch import Tensor
 
 from iprm_kernels.backends.eager import unneeded
 from iprm_kernels.backends.triton import attention
-from iprm_kernels.backends.triton.configs import ROWS, is_fused
+from iprm_kernels.backends.triton.configs import BUFFER_BYTES, ROWS, is_fused
 from iprm_kernels.backends.triton.launch import Draws, Grid, bytes_of, cdiv, contiguous, draws_of, launch, over_pairs
 from iprm_kernels.philox import Role
-
-BUFFER_BYTES = 128 * 2**20
 
 
 def floats(like: Tensor, *shape: int) -> Tensor:

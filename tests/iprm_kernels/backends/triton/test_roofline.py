@@ -80,10 +80,6 @@ def test_floor_of_execution_is_the_mechanisms():
     assert roofline.execution_backward(s).operations == 12 * s.pairs * s.R**2 + 2 * pooling
 
 
-def test_buffer_is_that_of_the_kernels():
-    assert roofline.BUFFER_BYTES == execution.BUFFER_BYTES
-
-
 def test_every_table_says_predicted(capsys):
     roofline.main(["--num-ops", "1,6", "--dtype", "float32"])
     tables = capsys.readouterr().out.strip().split("\n\n")
