@@ -9,6 +9,7 @@
 #   make types  pyright over both packages
 #   make docs   the documentation site, strictly: build/site
 #   make bench  the full benchmark sweep
+#   make bench-growth  how cost grows with each size, with fitted exponents, on the CPU
 #   make bench-compare BASE=HEAD~1  whether this checkout is slower than a commit;  make bench-record  files the last sweep
 #   make wheels  wheels with the kernels, PYTHONS="python3.10 python3.13" TORCHES="2.6.0 2.13.0", each tried: dist/
 #   make try-installs  each way to install, in a fresh environment: a table
@@ -24,7 +25,7 @@ READY := $(VENV)/.ready-$(subst =,-,$(subst <,-,$(subst >,-,$(TORCH))))
 SOURCES := pyproject.toml setup.py build_backend.py build_cuda.py $(shell find csrc -type f)
 NATIVE := find csrc benchmarks tests/cuda_on_host -name '*.h' -o -name '*.c' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu'
 
-.PHONY: run train look experiments bench bench-short bench-compare bench-record test check any-processor
+.PHONY: run train look experiments bench bench-short bench-growth bench-compare bench-record test check any-processor
 .PHONY: lint types docs format wheels try-installs clean
 
 run: train bench-short
@@ -49,6 +50,11 @@ bench-short: $(READY)
 
 bench: $(READY)
 	$(BENCHMARK); status=$$?; $(REPORT) && exit $$status
+
+bench-growth: $(READY)
+	$(BIN)/python -m pytest benchmarks -q --growth --variants "reference,fast[cpu]+least,fast[cpu]+fast" \
+		--benchmark-json=$(OUT)/growth.json
+	$(BIN)/python -m benchmarks.growth $(OUT)/growth.json --out $(OUT)/growth.md
 
 BASE ?= HEAD~1
 

@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.gate import Gate
 from benchmarks.points import Point
-from benchmarks.variants import COMPILED
+from benchmarks.variants import COMPILED, is_peer
 from benchmarks.workload import Workload
 from iprm_kernels.testing import Verdict
 
@@ -113,6 +113,8 @@ def _attempt(name: str, point: Point, step: str, gate: Gate) -> tuple[Workload |
     """The workload, if it may be timed, and what became of it."""
     try:
         workload = Workload(name, point, step)
+        if is_peer(name):
+            return _finite(workload)
         verdict = gate.verdict(workload)
     except Exception as error:  # a variant that cannot run must not stop the others
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -120,6 +122,13 @@ def _attempt(name: str, point: Point, step: str, gate: Gate) -> tuple[Workload |
     if not verdict.passed:
         return None, Outcome("wrong", str(verdict), verdict)
     return workload, Outcome("ok", str(verdict), verdict)
+
+
+def _finite(workload: Workload) -> tuple[Workload | None, Outcome]:
+    """Of another mechanism no more can be asked."""
+    if all(bool(x.isfinite().all()) for x in workload.outputs().values()):
+        return workload, Outcome("ok", "another mechanism, not judged")
+    return None, Outcome("wrong", "not finite")
 
 
 def judged(names: list[str], point: Point, step: str) -> tuple[dict[str, Workload], dict[str, Outcome]]:

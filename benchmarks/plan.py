@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.measure import Effort
+from benchmarks.peers import PEERS
 from benchmarks.points import Point
 from benchmarks.variants import default_variants, fast_variants
 from benchmarks.workload import STEPS
@@ -28,6 +30,16 @@ AXES = {
     "threads": ("CPU threads", str(os.cpu_count() or 1)),
 }
 """Each axis of the sweep: its help and its default values. Every combination of values is a point."""
+GROWTH = {
+    "num_ops": (1, 4, 16, 64),
+    "num_steps": (1, 2, 4, 8, 16),
+    "window": (0, 2, 8),
+    "visual_tokens": (16, 64, 256, 1024, 4096),
+    "reduction": (1, 2, 4),
+    "batch": (1, 4, 16, 64),
+}
+"""By `--growth` each of these axes is walked alone, from sizes that the reference can hold at their ends."""
+GROWN_FROM = {"num_ops": 4, "num_steps": 4, "window": 2, "visual_tokens": 64, "batch": 2, "dim": 256, "reduction": 2}
 TITLE = "sweeps over the mechanism's sizes (comma-separated lists)"
 MEASURED = (*STEPS, "memory")
 SHORT_OPS, HEADLINE_OPS, GROWN_OPS = "1,6,16", "6", 32
@@ -58,6 +70,8 @@ def add_options(add: Callable) -> None:
         add(flag, dest=f"iprm_{axis}", metavar="LIST", help=f"{help_text}; default {default}")
     add("--device", dest="iprm_device", help="cpu or cuda; default cuda where there is one")
     add("--variants", dest="iprm_variants", metavar="LIST", help="default: all that can run")
+    add("--growth", dest="iprm_growth", action="store_true", help="one axis at a time, see python -m benchmarks.growth")
+    add("--peers", dest="iprm_peers", action="store_true", help="also what one might take in IPRM's place")
     add("--measured", dest="iprm_measured", default=",".join(MEASURED), metavar="LIST")
     add("--rounds", dest="iprm_rounds", type=int, default=7, help="fewest timed rounds")
     add("--seconds", dest="iprm_seconds", type=float, help="time for a point's rounds; default 20, short 5")
@@ -80,6 +94,8 @@ def effort_of(options, step: str) -> Effort:
 def _values(options, axis: str) -> list:
     """The values of an axis, in the type of the field of Point."""
     default = AXES[axis][1]
+    if options.iprm_growth and axis in GROWN_FROM:
+        default = str(GROWN_FROM[axis])
     if axis == "num_ops" and (options.iprm_short or options.iprm_headline):
         default = SHORT_OPS if options.iprm_short else HEADLINE_OPS
     values = (getattr(options, f"iprm_{axis}") or default).split(",")
@@ -91,16 +107,26 @@ def _values(options, axis: str) -> list:
 
 
 def points_of(options) -> list[Point]:
-    """Every combination of the axes' values."""
+    """Every combination of the axes' values; or with `--growth` those of one axis at a time."""
     device = options.iprm_device or ("cuda" if torch.cuda.is_available() else "cpu")
     lists = [_values(options, axis) for axis in AXES]
-    return [Point(**dict(zip(AXES, values, strict=True)), device=device) for values in itertools.product(*lists)]
+    points = [Point(**dict(zip(AXES, values, strict=True)), device=device) for values in itertools.product(*lists)]
+    if not options.iprm_growth:
+        return points
+    grown = (
+        dataclasses.replace(point, **GROWN_FROM | {axis: value})
+        for point in points
+        for axis, values in GROWTH.items()
+        for value in values
+    )
+    return list(dict.fromkeys(grown))
 
 
 def variants_of(options, point: Point) -> list[str]:
     if options.iprm_variants:
         return options.iprm_variants.split(",")
-    return short_variants(point) if options.iprm_short else default_variants(point)
+    variants = short_variants(point) if options.iprm_short else default_variants(point)
+    return [*variants, *(PEERS if options.iprm_peers else ())]
 
 
 def short_variants(point: Point) -> list[str]:

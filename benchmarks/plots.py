@@ -11,6 +11,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.ticker import FuncFormatter, NullLocator
 
+from benchmarks.peers import PEERS
 from benchmarks.points import Point
 from benchmarks.records import MEASURED, Record, unique, variants_in
 from benchmarks.tables import SYMBOLS, UNITS, number, sizes
@@ -28,6 +29,8 @@ NAMES = {"num_ops": "parallel operations", "num_steps": "reasoning steps", "wind
 }  # fmt: skip
 PLAIN = {"reference": "#7f7f7f", "algebra": "#d98032"}
 FUSED = ("#1f5fa8", "#2a9d8f", "#8e4585", "#c0392b")
+OTHERS = ("#b39b3e", "#a5673f", "#5b7f6b", "#7d6fa6")
+"""Of other mechanisms."""
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
@@ -37,6 +40,8 @@ def _style(variant: str, fused: list[str]) -> dict:
     style = {"linestyle": "--" if variant.endswith(COMPILED) else "-", "linewidth": 1.6, "markersize": 5}
     if base in PLAIN:
         return style | {"color": PLAIN[base], "marker": "o" if base == "reference" else "s"}
+    if base in PEERS:
+        return style | {"color": OTHERS[list(PEERS).index(base) % len(OTHERS)], "marker": "x", "linewidth": 1.2}
     index = fused.index(base)
     weight = {"linewidth": 2.4, "markersize": 6, "zorder": 3}
     return style | weight | {"color": FUSED[index % len(FUSED)], "marker": MARKERS[2 + index % 4]}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from benchmarks.points import Point
-from benchmarks.variants import COMPILED
+from benchmarks.variants import COMPILED, is_peer
 
 MEASURED = ("forward", "training", "memory")
 
@@ -31,7 +31,7 @@ class Record:
 
     @property
     def compiled_baseline(self) -> bool:
-        return self.variant.endswith(COMPILED) and not self.fused
+        return self.variant.endswith(COMPILED) and not self.fused and not is_peer(self.variant)
 
     @property
     def device(self) -> str:
@@ -66,7 +66,7 @@ def _measured(entry: dict) -> Record:
         value=info["memory"] if memory else stats["median"],
         quartiles=None if memory else (stats["q1"], stats["q3"]),
         rounds=stats["rounds"],
-        error=info["gate"]["error"],
+        error=info["gate"] and info["gate"]["error"],  # of another mechanism there is none
         context=_context(info),
     )
 

@@ -47,7 +47,7 @@ def sizes(point: Point, over: str) -> str:
     return ", ".join([*parts, point.device])
 
 
-def _table(head: list[str], rows: Iterable[list[str]]) -> str:
+def aligned_table(head: list[str], rows: Iterable[list[str]]) -> str:
     aligned = [":--" if index < 2 else "--:" for index in range(len(head))]
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, aligned, *rows])
 
@@ -84,7 +84,7 @@ def group_table(records: list[Record], over: str) -> str:
         for point in points
         for variant in variants_in(record for record in records if record.point == point)
     ]
-    return _table([*head, "error"], rows)
+    return aligned_table([*head, "error"], rows)
 
 
 def refused_list(records: list[Record]) -> str:

@@ -19,7 +19,8 @@ def record(benchmark, case: Case, verdict, samples: list[float]) -> None:
     benchmark.extra_info |= conditions(case.point) | {
         "measured": case.measured,
         "variant": case.variant,
-        "gate": {
+        "gate": verdict
+        and {
             "passed": verdict.passed,
             "where": verdict.where,
             "error": verdict.error,

@@ -3,6 +3,7 @@
 reference       the mechanism as it is written
 algebra         the fast module's restructured algebra, in PyTorch under plain autograd
 fast[backend]   the fast module on one backend; with +graph, replaying CUDA graphs; with +least or +fast, its `memory`
+cross-attention-2, ...  what one might take in IPRM's place, see `benchmarks.peers`
 ...+compile     any of them through torch.compile
 """
 
@@ -19,6 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import iprm_kernels
+from benchmarks.peers import PEERS
 from benchmarks.points import SEED, Point
 from iprm import IPRMConfig, fast, reference
 from iprm_kernels.activations import ACTIVATIONS
@@ -128,22 +130,27 @@ def _within(context: Callable, run: Callable) -> Callable:
 
 
 def module_of(name: str, config: IPRMConfig) -> nn.Module:
-    """The module of a variant, its parameters the same for every variant."""
+    """The module of a variant, its parameters the same for every variant but the peers."""
     base = name.removesuffix(COMPILED)
     torch.manual_seed(SEED)
-    if base in BUILDERS:
-        return BUILDERS[base](config)
-    options = _fast(base)
+    if made := BUILDERS.get(base) or PEERS.get(base):
+        return made(config)
+    options = fast_options(name)
     if options is None:
-        known = ", ".join([*BUILDERS, "fast[backend]", "fast[backend]+graph", "fast[backend]+least or +fast"])
+        known = ", ".join([*BUILDERS, *PEERS, "fast[backend]", "fast[backend]+graph", "fast[backend]+least or +fast"])
         raise ValueError(f"variant: expected one of {known}, with or without {COMPILED}, got {name!r}")
     return fast.IPRM(config, **options)
 
 
-def _fast(base: str) -> dict[str, Any] | None:
+def fast_options(name: str) -> dict[str, Any] | None:
     """The options of a variant of the fast module, None of others."""
-    found = re.fullmatch(r"fast\[(.+)\](\+graph)?(?:\+(least|fast))?", base)
+    found = re.fullmatch(r"fast\[(.+)\](\+graph)?(?:\+(least|fast))?", name.removesuffix(COMPILED))
     return {"backend": found[1], "cuda_graph": bool(found[2]), "memory": found[3] or "auto"} if found else None
+
+
+def is_peer(name: str) -> bool:
+    """Whether the variant is another mechanism."""
+    return name.removesuffix(COMPILED) in PEERS
 
 
 def runner_of(name: str, module: nn.Module) -> Callable:
@@ -154,7 +161,7 @@ def runner_of(name: str, module: nn.Module) -> Callable:
 
 def unusable(name: str, point: Point) -> str | None:
     """Why the variant cannot run at the point, None where it can."""
-    options = _fast(name.removesuffix(COMPILED))
+    options = fast_options(name)
     if options is None:
         return None
     reasons = iprm_kernels.reasons(point.device, point.compute_dtype)

@@ -36,6 +36,8 @@ def options(**changed) -> SimpleNamespace:
         "iprm_measured": "forward,training,memory",
         "iprm_short": False,
         "iprm_headline": False,
+        "iprm_growth": False,
+        "iprm_peers": False,
     }
     return SimpleNamespace(**defaults | changed)
 
@@ -112,3 +114,17 @@ def test_every_combination_is_a_point():
         (2, False, "bfloat16"),
         (2, True, "bfloat16"),
     ]
+
+
+def test_growth_walks_one_axis_at_a_time():
+    points = plan.points_of(options(iprm_growth=True))
+    for axis, values in plan.GROWTH.items():
+        line = [p for p in points if all(getattr(p, a) == v for a, v in plan.GROWN_FROM.items() if a != axis)]
+        assert {getattr(p, axis) for p in line} == {*values, plan.GROWN_FROM[axis]}
+    assert len(points) == len(set(points))
+
+
+def test_peers_come_when_asked_for():
+    names = plan.variants_of(options(iprm_peers=True, iprm_short=True), POINT)
+    assert names[-len(plan.PEERS) :] == list(plan.PEERS)
+    assert not set(plan.PEERS) & set(plan.variants_of(options(iprm_short=True), POINT))
