@@ -49,7 +49,8 @@ FLAGS = ["-O2", "-g0", "-fvisibility=hidden", "-Wall"]
 KERNEL_FLAGS = [
     *("-O3", "-g0", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-Wall"),
     *("-Wno-psabi", "-Wno-unused-function"),
-    *("-Wno-uninitialized", "-Wno-maybe-uninitialized"),  # GCC 12 warns inside its own intrinsics
+    # GCC 12 warns inside its own intrinsics; Clang does not know the second.
+    *("-Wno-unknown-warning-option", "-Wno-uninitialized", "-Wno-maybe-uninitialized"),
     *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"),
 ]
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
