@@ -52,7 +52,7 @@ bench: $(READY)
 	$(BENCHMARK); status=$$?; $(REPORT) && exit $$status
 
 bench-growth: $(READY)
-	$(BIN)/python -m pytest benchmarks -q --growth --variants "reference,fast[cpu]+least,fast[cpu]+fast" \
+	$(BIN)/python -m pytest benchmarks -q --growth --device cpu --variants "reference,fast[cpu]+least,fast[cpu]+fast" \
 		--benchmark-json=$(OUT)/growth.json
 	$(BIN)/python -m benchmarks.growth $(OUT)/growth.json --out $(OUT)/growth.md
 

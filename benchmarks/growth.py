@@ -70,13 +70,13 @@ def axis_table(records: list[Record], axis: str, measured: str) -> str | None:
     for variant, line in lines.items():
         if not line:
             continue
-        found = {getattr(r.point, axis): r.value for r in line}
+        found = {getattr(r.point, axis): r for r in line}
         p = exponent(line, axis)
-        cells = [number(found[value] * UNITS[measured]) if value in found else "" for value in values]
+        cells = [number(found[value].value * UNITS[measured]) if value in found else "" for value in values]
         rows.append([HEADS[measured], f"`{variant}`", *cells, "" if p is None else f"{p:.2f}"])
-        estimates = [(r, estimate(r)) for r in line] if measured == "memory" else []
-        if any(value is not None for _, value in estimates):
-            cells = ["" if value is None else f"{value / r.value:.2f}x" for r, value in estimates]
+        estimates = {value: estimate(r) for value, r in found.items()} if measured == "memory" else {}
+        if any(estimates.values()):
+            cells = [f"{estimates[value] / found[value].value:.2f}x" if value in found else "" for value in values]
             rows.append(["estimated / measured", f"`{variant}`", *cells, ""])
     return aligned_table(["", "variant", *(f"{SYMBOLS[axis]} = {value}" for value in values), "exponent"], rows)
 
@@ -104,11 +104,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         records = load(options.json)
+        if not records:
+            raise ValueError("none")
     except (OSError, ValueError, KeyError) as error:
         print(f"error: {options.json}: expected results of `pytest benchmarks --growth`, got {error}", file=sys.stderr)
-        return 2
-    if not records:
-        print(f"error: {options.json}: expected results of `pytest benchmarks --growth`, found none", file=sys.stderr)
         return 2
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(page(records, loads(options.json)))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from iprm import IPRMConfig, reference
-from iprm.vqa.models.baselines import parameters
+from iprm.vqa.models.baselines import of_equal_size, parameters
 
 HEADS = 8
 
@@ -59,16 +59,19 @@ class ConcatAttention(_Peer):
         return self.norm(x[:, : self.latents.shape[0]]).mean(1)
 
 
-def of_equal_size(kind: type[nn.Module], layers: int, config: IPRMConfig) -> nn.Module:
+def peer(kind: type[nn.Module], layers: int, config: IPRMConfig) -> nn.Module:
     """The block whose parameters are nearest to IPRM's."""
+    make = functools.partial(kind, config, layers)
     with torch.device("meta"):
         wanted = parameters(reference.IPRM(config))
-        one, two = (parameters(kind(config, layers, width)) for width in (1, 2))
-    return kind(config, layers, max(1, round((wanted - one) / (two - one)) + 1))
+    try:
+        return of_equal_size(make, wanted)
+    except ValueError:  # it has more with the narrowest
+        return make(1)
 
 
 PEERS = {
-    f"{name}-{layers}": functools.partial(of_equal_size, kind, layers)
+    f"{name}-{layers}": functools.partial(peer, kind, layers)
     for name, kind in (("cross-attention", CrossAttention), ("concat-attention", ConcatAttention))
     for layers in (2, 4)
 }

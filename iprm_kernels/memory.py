@@ -55,18 +55,18 @@ class Ledger(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for x in tree_iter((args, kwargs)):
             if isinstance(x, Tensor):
-                self.known.add(x.untyped_storage()._cdata)  # so that a view of an input counts as nothing
+                self.enter(x.untyped_storage(), 0)  # where it was not made in here, so that its views count as nothing
         found = func(*args, **(kwargs or {}))
         for x in tree_iter(found):
             if isinstance(x, Tensor):
-                self.enter(x.untyped_storage())
+                self.enter(x.untyped_storage(), x.untyped_storage().nbytes())
         inside = self.workspace(func._schema.name.removeprefix("iprm::"), args) if func.namespace == "iprm" else 0
         self.most = max(self.most, self.now + inside)
         return found
 
-    def enter(self, storage: torch.UntypedStorage) -> None:
-        """From now until the storage is gone it counts."""
-        key, size = storage._cdata, storage.nbytes()
+    def enter(self, storage: torch.UntypedStorage, size: int) -> None:
+        """From now until the storage is gone it counts so many bytes, unless it does already."""
+        key = storage._cdata
         if key in self.known:
             return
         self.known.add(key)
@@ -85,16 +85,16 @@ def of_cpu(op: str, c: Call, size: int, needs: Any) -> int:
     """csrc/cpu/execution.cpp: tiles of each thread, and gradients of weights and rows in parts that are then summed."""
     height, width = min(c.N, 102), -(-c.R // 32) * 32
     tiles = c.B * -(-c.N // 102)
-    tile = torch.get_num_threads() * height * width
+    tile, threads = height * width, torch.get_num_threads()
     if op == "execution":
-        return 2 * tile * size
+        return 2 * min(threads, tiles * c.K) * tile * size
     if op != "execution_backward":
         return 0
     groups = max(1, min(8 // max(1, tiles), c.K))
     tasks = tiles * groups
     slots = min(max(tasks // 8, min(tasks, 8)), 64)
     rows = c.B * c.K * c.N + 2 * (groups - 1) * c.B * c.N * width + 2 * tiles * c.K * width + 2 * tasks * width
-    return (5 * tile + rows + sum(needs[4:6]) * slots * width * width) * size
+    return (5 * min(threads, slots) * tile + rows + sum(needs[4:6]) * slots * width * width) * size
 
 
 def in_buffers(c: Call, size: int, count: int) -> int:
@@ -239,8 +239,8 @@ def memory_estimate(
     weights: Weights,
     *,
     steps: int,
-    window: int,
-    mask_self: bool = False,
+    window: int = 2,
+    mask_self: bool = True,
     activations: Activations = Activations(),  # noqa: B008 - immutable
     rates: Rates = Rates(),  # noqa: B008
     epsilons: Epsilons = Epsilons(),  # noqa: B008

@@ -95,3 +95,12 @@ def test_variants_name_a_memory_policy():
     assert module_of("fast[eager]+fast", IPRMConfig(dim=16)).memory_policy == "fast"
     with pytest.raises(ValueError, match=r"expected one of .*cross-attention-2.*got 'fast\[cpu\]\+most'"):
         module_of("fast[cpu]+most", IPRMConfig(dim=16))
+
+
+def test_estimates_stand_under_their_sizes():
+    """Where a size is missing of a variant, too."""
+    measured = records("fast[cpu]+least", "memory", 1.0)
+    rows = growth.axis_table(records("reference", "memory", 1.0) + measured[1:], "visual_tokens", "memory").splitlines()
+    cells = next(row for row in rows if "estimated" in row).split("|")[3:-2]
+    assert [bool(cell.strip()) for cell in cells] == [False, True, True, True, True]
+    assert cells[1].strip() == f"{growth.estimate(measured[1]) / measured[1].value:.2f}x"

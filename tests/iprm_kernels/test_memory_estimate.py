@@ -88,13 +88,14 @@ def test_of_larger_calls_on_the_cpu(sizes, dropout):
 
 @pytest.mark.parametrize("policy", ["least", "fast"])
 @pytest.mark.parametrize("dropout", [False, True], ids=["plain", "dropout"])
-def test_is_what_the_process_grows_by(backend, policy, dropout):
+def test_is_what_the_process_grows_by(backend, policy, dropout, threads):
     """Within 20 %, or the two megabytes that an allocator may waste."""
     if backend == "triton":
         pytest.skip("triton: interpreted, the process holds the interpreter's copies")
     point = Point(num_ops=6, num_steps=5, visual_tokens=196, batch=8, dim=256, dropout=dropout)
     with torch.device("meta"):
         module = fast.IPRM(point.config, backend=backend, memory=policy)
+    threads(point.threads)
     estimate = module.memory_estimate(point.batch, point.language_tokens, point.visual_tokens)
     measured = usage_in_fresh_process(f"fast[{backend}]+{policy}", point)
     assert estimate.training == pytest.approx(measured.peak, rel=0.2, abs=2 * KiB * KiB)
@@ -116,6 +117,18 @@ def test_of_backends_that_need_not_be_here(name):
     assert without.training < least.training
     module.requires_grad_(False)
     assert module.memory_estimate(2, 5, 20, inputs_require_grad=False).training < without.training
+
+
+def test_threads_without_work_take_nothing(threads):
+    """On a machine of many cores: two operations on one tile are two tasks forward and fewer than 8 backward."""
+    with torch.device("meta"):
+        module = fast.IPRM(IPRMConfig(dim=64, num_ops=2, num_steps=2), backend="cpu")
+    found = []
+    for count in (1, 8, 64):
+        threads(count)
+        found.append(module.memory_estimate(1, 5, 20))
+    assert found[0].forward < found[1].forward
+    assert found[1] == found[2]
 
 
 def test_the_mode_counts():
