@@ -21,7 +21,8 @@ from iprm_kernels.backends import BACKENDS, eager
 from iprm_kernels.backends.calls import Call, call_of
 from iprm_kernels.backends.cpu import widened
 from iprm_kernels.backends.triton.configs import BUFFER_BYTES, ROWS, is_fused
-from iprm_kernels.checks import check_choice
+from iprm_kernels.checks import check_choice, check_floating
+from iprm_kernels.recurrence import check_arguments, check_form
 from iprm_kernels.steps import kept, walk
 from iprm_kernels.steps.weights import Activations, Epsilons, Rates, Weights, flattened, options_of, unflattened
 
@@ -261,8 +262,12 @@ def memory_estimate(
     Returns: bytes beyond the arguments, as an allocator without waste would count them. What surrounds a call is not
         in it: sums of gradients, other layers, the optimiser.
     Raises:
-        ValueError: no such backend, none for tensors on the meta device, or `memory` is neither a number nor a name.
+        ValueError: as of `recurrence`; no such backend, none for tensors on the meta device, or `memory` is neither a
+            number nor a name.
     """
+    check_floating("O", O)
+    check_form(weights)
+    check_arguments(O, E, language, visual, weights, language_mask, visual_mask, steps)
     check_choice("backend", backend, tuple(BACKENDS) if O.is_meta else ("auto", *BACKENDS))
     if backend == "auto":
         module = backends.of_recurrence(backend, O)

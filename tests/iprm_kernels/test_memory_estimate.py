@@ -154,6 +154,9 @@ def test_errors():
         module = fast.IPRM(IPRMConfig(dim=16))
     with pytest.raises(ValueError, match="backend: expected one of 'triton', 'cuda', 'cpu', 'eager', got 'auto'"):
         module.memory_estimate(2, 5, 7)
+    O, V = torch.empty(2, 6, 16, device="meta"), torch.empty(2, 7, 8, device="meta")
+    with pytest.raises(ValueError, match=r"visual: expected \(2, N, 16\) float32 on meta, got \(2, 7, 8\)"):
+        memory_estimate(O, O, O, V, module._weights(), steps=2, backend="cpu")
     module = fast.IPRM(IPRMConfig(dim=16))
     assert module.memory_estimate(2, 5, 7).training > 0
     module.formation.F1.register_forward_hook(lambda *_: None)
