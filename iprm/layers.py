@@ -26,11 +26,23 @@ TENSORS = (Tensor, nn.Parameter, FakeTensor)
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether calling the module runs more than its class's forward: its own hooks, global ones, another forward."""
-    m, every = module, torch_module
-    own = m._forward_pre_hooks or m._forward_hooks or m._backward_pre_hooks or m._backward_hooks
-    shared = every._global_backward_pre_hooks or every._global_backward_hooks
+    return has_own_hooks(module) or has_global_hooks()
+
+
+def has_own_hooks(module: nn.Module) -> bool:
+    """Whether this module has hooks, or a forward that is not its class's."""
+    m = module
+    hooks = m._forward_pre_hooks or m._forward_hooks or m._backward_pre_hooks or m._backward_hooks
+    return bool(hooks) or "forward" in m.__dict__
+
+
+def has_global_hooks() -> bool:
+    """Whether calling any module runs a hook."""
+    every = torch_module
+    if every._global_backward_pre_hooks or every._global_backward_hooks:
+        return True
     around = (*every._global_forward_pre_hooks.values(), *every._global_forward_hooks.values())
-    return bool(own or shared or "forward" in m.__dict__ or not all(map(only_follows, around)))
+    return not all(map(only_follows, around))
 
 
 def only_follows(hook: Callable[..., Any]) -> bool:
@@ -45,13 +57,13 @@ def parameter_of(layer: nn.Module, name: str) -> Tensor | None:
 
 
 def why_not_plain(layer: nn.Module) -> str | None:
-    """Why the layer must be called, or None where its weight and bias, if it has any, may be read."""
+    """Why the layer must be called, or None where its weight and bias, if any, may be read; global hooks aside."""
     kind = type(layer)
     if kind not in PLAIN:
         kind = type_before_parametrizations(layer)
     if kind not in PLAIN:
         return f"is a {type(layer).__module__}.{type(layer).__name__}"
-    if has_hooks(layer):
+    if has_own_hooks(layer):
         return "has a hook, or a forward of its own"
     if kind is nn.Identity:
         return None
@@ -79,7 +91,7 @@ def first_not_plain(stage: nn.Module, name: str, kind: type[nn.Module]) -> str |
         for number, one in enumerate(layer if type(layer) is nn.ModuleList else (layer,)):
             if why := why_not_plain(one):
                 return f"{name}.{path}{f'.{number}' if one is not layer else ''} {why}"
-        if type(layer) is nn.ModuleList and has_hooks(layer):
+        if type(layer) is nn.ModuleList and has_own_hooks(layer):
             return f"{name}.{path} has a hook"
     return None
 
