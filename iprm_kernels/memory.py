@@ -109,7 +109,8 @@ def of_triton(op: str, c: Call, size: int, needs: Any) -> int:
     """iprm_kernels/backends/triton/execution.py: logits, pairs of some samples at a time, and sums over tiles."""
     logits = c.B * c.K * c.N * FLOAT
     if op == "execution":
-        return logits + (0 if is_fused("logits", c.R) else in_buffers(c, size, 3))
+        dtype = torch.float32 if size == FLOAT else torch.bfloat16
+        return logits + (0 if is_fused("logits", c.R, dtype) else in_buffers(c, size, 3))
     if op == "execution_simple":
         return logits
     tiles = c.B * -(-c.N // ROWS)

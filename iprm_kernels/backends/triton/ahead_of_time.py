@@ -5,15 +5,18 @@
 
 Shared memory is in the compiler's metadata; registers and instructions are read from the machine
 code with the programs that Triton carries. The exit status is 1 where a kernel breaks a limit: more
-shared memory than a block may have, a register spilled to memory (LDL, STL), a bfloat16 or float16
-product without tensor cores, or, in a chain of products with tiles of 64 rows or more on sm_90,
-without the warp group's own instruction (HGMMA).
+shared memory than a block may have; a product that several warps execute (`executed`); registers
+spilled to memory (LDL, STL), of a chain of products so many that they move a quarter of the weights'
+bytes, of other kernels any; a product without tensor cores where the dtype has them (tf32, bfloat16,
+float16), or, in a chain with tiles of 64 rows or more in 16 bits on sm_90, without the warp group's
+own instruction (HGMMA).
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import os
 import re
 import subprocess
@@ -38,7 +41,9 @@ with extra("triton", __name__):
     from iprm_kernels.backends.triton.launch import KERNELS, OPTIONS, power_of_2
     from iprm_kernels.backends.triton.tiles import PLAIN
 
-DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+DTYPES = {"float32": "fp32", "tf32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+"""Of the inputs; tf32 is float32 whose products round their factors to that."""
+TORCH = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 WIDTHS = (37, 96, 128, 192, 200, 256, 320, 384, 512, 768, 1024)
 """Of the chains: R; some are padded, one has no alignment at all."""
 OTHER_WIDTHS = (37, 96, 128, 256, 512)
@@ -48,8 +53,15 @@ RESERVED, REGISTERS = KIB, 65536
 WARPS = {80: 64, 86: 48, 89: 48, 90: 64, 100: 64, 120: 48}
 BLOCKS = {80: 32, 86: 16, 89: 24, 90: 32, 100: 32, 120: 24}
 """The most of a multiprocessor (CUDA C++ programming guide, technical specifications by compute capability)."""
+MOST_EXECUTED = 1.05
+"""Products that may be executed for each that is needed."""
 OPCODES = ("HMMA", "HGMMA", "UTCHMMA", "FFMA", "LDL", "STL")
 TENSOR_CORES = ("HMMA", "HGMMA", "UTCHMMA")
+SPILL, MULTIPLY = re.compile(r"\b(?:LDL|STL)\b"), re.compile(r"\b(?:HMMA|HGMMA|UTCHMMA|FFMA)\b")
+DEPTHS = ("spills outside", "spills in a loop", "spills in a loop of a loop")
+MOST_SPILLED = 0.25
+"""Of the bytes of both weights, what the spills of a chain's tile may move. The weights come from the second-level
+cache for every tile, spills go through the first: so many do not decide, and may buy a tile of twice the pairs."""
 
 FLOATS = {
     "LOGITS", "D_LOGITS", "ATTENTION", "EXTRA", "OUT", "DA", "DS", "D_GATE", "SUM_W", "SUM_C2", "SUM_G",
@@ -92,6 +104,20 @@ class Case:
         return "PRECISION" in self.function.arg_names
 
     @property
+    def weight_bytes(self) -> int:
+        """Of both weights of a chain, which each of its tiles reads; 0 of other kernels."""
+        return 2 * self.width**2 * TORCH[self.dtype].itemsize if self.kernel in configs.CHAINS else 0
+
+    @property
+    def turns(self) -> tuple[int, int, int]:
+        """How often a tile executes what stands within none of its kernel's loops, within one, and within two."""
+        if self.kernel not in configs.CHAINS:
+            return 1, 1, 1
+        BC, BR = self.constants["BC"], self.constants["BR"] or self.width
+        outer = -(-self.width // BC)
+        return 1, outer, outer * -(-self.width // BR)
+
+    @property
     def label(self) -> str:
         blocks = ",".join(f"{name}={value}" for name, value in self.entry.constants)
         return f"{self.kernel} sm_{self.architecture} {self.dtype} {self.width} {blocks} warps={self.warps}"
@@ -105,11 +131,18 @@ class Result:
     shared: int
     registers: int
     counts: dict[str, int] = field(default_factory=dict)
+    executed: float = 1.0  # products over those needed, see `products`
 
     @property
     def spilled(self) -> int:
         """Instructions that move registers to and from memory."""
         return self.counts["LDL"] + self.counts["STL"]
+
+    @property
+    def spilled_bytes(self) -> int:
+        """What the spills of a tile move, four bytes a thread for each."""
+        executed = sum(self.counts[depth] * turns for depth, turns in zip(DEPTHS, self.case.turns, strict=True))
+        return 4 * 32 * self.case.warps * executed
 
     @property
     def occupancy(self) -> float:
@@ -126,12 +159,16 @@ class Result:
         case, found = self.case, []
         if self.shared > shared_memory(case.architecture):
             found.append(f"{self.shared} bytes of shared memory")
-        if self.spilled:
-            found.append(f"{self.spilled} spill instructions")
+        if self.spilled_bytes > MOST_SPILLED * case.weight_bytes:
+            found.append(f"{self.spilled} spill instructions move {self.spilled_bytes / KIB:.0f} KiB a tile")
+        if self.executed > MOST_EXECUTED:
+            found.append(f"{self.executed:.2f} products for one")
         if case.products and case.dtype != "float32":
             if not any(self.counts[code] for code in TENSOR_CORES):
                 found.append("no tensor cores")
-            large = case.kernel in configs.CHAINS and case.constants["BN"] >= 64 and case.architecture == 90
+            large = (
+                case.weight_bytes and case.constants["BN"] >= 64 and case.architecture == 90 and case.dtype != "tf32"
+            )
             if large and not self.counts["HGMMA"]:
                 found.append("no HGMMA")
         return found
@@ -172,15 +209,56 @@ def tool(name: str, *args: str) -> str:
 
 
 def read(cubin: bytes, code: bool = True) -> tuple[int, dict[str, int]]:
-    """The registers of a kernel, and how often each of OPCODES stands in it. Without `code` a kernel that has no stack,
-    hence no spills, is not disassembled, which takes long."""
+    """The registers of a kernel, how often each of OPCODES stands in it, and its spills by DEPTHS. Without `code` a
+    kernel that has no stack, hence no spills, is not disassembled, which takes long."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
         usage = tool("cuobjdump", "--dump-resource-usage", file.name)
         registers, stack = (int(re.search(rf"{name}:(\d+)", usage)[1]) for name in ("REG", "STACK"))
         text = tool("nvdisasm", "-c", file.name) if code or stack else ""
-    return registers, {name: len(re.findall(rf"\b{name}\b", text)) for name in OPCODES}
+    counts = {name: len(re.findall(rf"\b{name}\b", text)) for name in OPCODES}
+    return registers, counts | dict(zip(DEPTHS, spills(text), strict=True))
+
+
+def spills(text: str) -> list[int]:
+    """How many of the spills in disassembled code stand within no, one and two loops that multiply. A loop goes from a
+    label to the last branch back to it."""
+    loops = []
+    for label in re.finditer(r"^(\.L\w+):", text, re.MULTILINE):
+        end = text.rfind(f"BRA `({label[1]})")
+        if end > label.end() and MULTIPLY.search(text, label.end(), end):
+            loops.append(range(label.end(), end))
+    depths = [min(2, sum(spill.start() in loop for loop in loops)) for spill in SPILL.finditer(text)]
+    return [depths.count(depth) for depth in range(3)]
+
+
+LAYOUT = re.compile(r"^#(\w+) = #ttg\.(\w+)<\{(.*)\}>$", re.MULTILINE)
+DOT = re.compile(r" (?:tt\.dot|ttng\.warp_group_dot) .*-> tensor<(\d+)x(\d+)x\w+, #(\w+)>")
+
+
+def executed(code: str) -> float:
+    """Products over those needed, of the worst multiplication in Triton's own intermediate code (`ttgir`).
+
+    A layout says which warp holds which part of a result. Where all warps together hold more than there is, some hold
+    the same part, and each multiplies for it. sm_100's instruction is a single thread's, and its result in no warp.
+    """
+    layouts = {name: (kind, text) for name, kind, text in LAYOUT.findall(code)}
+    found = [1.0]
+    for *sizes, name in DOT.findall(code):
+        held = [held_along(axis, *layouts[name]) for axis in (0, 1)]
+        found.append(math.prod(max(1.0, count / int(size)) for count, size in zip(held, sizes, strict=True)))
+    return max(found)
+
+
+def held_along(axis: int, kind: str, layout: str) -> int:
+    """How many rows (0) or columns (1) all warps together hold at once, in a layout."""
+
+    def numbers(name: str) -> int:
+        return int(re.search(rf"{name} = \[([\d, ]+)\]", layout)[1].split(",")[axis])
+
+    lanes = ("sizePerThread", "threadsPerWarp") if kind == "blocked" else ("instrShape",)
+    return math.prod(map(numbers, (*lanes, "warpsPerCTA")))
 
 
 def compiled(case: Case) -> Result:
@@ -189,7 +267,8 @@ def compiled(case: Case) -> Result:
     source = ASTSource(fn=case.function, signature=kinds, constexprs=case.constants, attrs=attributes)
     options = {"num_warps": case.entry.warps, "num_stages": case.entry.stages} | OPTIONS
     kernel = triton.compile(source, target=GPUTarget("cuda", case.architecture, 32), options=options)
-    return Result(case, kernel.metadata.shared, *read(kernel.asm["cubin"], case.products))
+    registers, counts = read(kernel.asm["cubin"], case.products)
+    return Result(case, kernel.metadata.shared, registers, counts, executed(kernel.asm["ttgir"]))
 
 
 SWITCHES = (
@@ -206,11 +285,12 @@ def cases_of(
     attention over N = 196 tokens, or 256."""
     function, N = KERNELS[kernel], 196 if on else 256
     sizes = {"R": width, "D": width, "RP": max(16, power_of_2(width)), "BLOCKS": 3 if on else 1}
-    fixed = dict.fromkeys(SWITCHES, on) | sizes | {"PRECISION": "ieee", "ACTIVATION": activation}
+    precision = "tf32" if dtype == "tf32" else "ieee"
+    fixed = dict.fromkeys(SWITCHES, on) | sizes | {"PRECISION": precision, "ACTIVATION": activation}
     constants = {name: value for name, value in fixed.items() if name in function.arg_names}
     if not on:
         constants |= dict.fromkeys(absent(function))
-    for entry in configs.entries(kernel, architecture, getattr(torch, dtype), width, 6, N, activation):
+    for entry in configs.entries(kernel, architecture, TORCH[dtype], width, 6, N, activation):
         yield Case(kernel, architecture, dtype, width, entry, constants, bool(variants(function)) and not on)
 
 
@@ -247,7 +327,7 @@ def cases(
     points = itertools.product(names, activations, architectures, dtypes, widths or WIDTHS)
     for name, activation, architecture, dtype, width in points:
         chain = name in configs.CHAINS
-        served = configs.is_fused(name, width) if chain else widths or width in OTHER_WIDTHS
+        served = configs.is_fused(name, width, TORCH[dtype]) if chain else widths or width in OTHER_WIDTHS
         if not served:
             continue
         if activation == activations[0] or "ACTIVATION" in KERNELS[name].arg_names:
@@ -264,7 +344,8 @@ def row(result: Result) -> str:
     drop += f" {case.others['ACTIVATION']}" if case.others.get("ACTIVATION", "elu") != "elu" else ""
     return (
         f"{case.label + ' ' + drop:<88} {result.registers:>4} registers {result.shared / KIB:>6.1f} KiB shared "
-        f"{result.occupancy:>4.0%} occupancy {result.spilled:>3} spills  {cores}  {'; '.join(result.faults)}"
+        f"{result.occupancy:>4.0%} occupancy {result.spilled:>3} spills {result.executed:.2f} executed  {cores}"
+        f"  {'; '.join(result.faults)}"
     )
 
 

@@ -2,11 +2,14 @@
 lists by the bytes of an element, cut to the sizes of the call.
 
 Every entry has been compiled ahead of time for every architecture that it serves (`ahead_of_time.py`): it fits the
-shared memory, spills no register and, in bfloat16 and float16, multiplies on tensor cores. A list's first entry is the
-fixed choice. What a launch does with a list, see `launch.py`.
+shared memory, executes no product twice, multiplies on tensor cores in all dtypes that have them, and what it spills
+of registers is little beside the weights that it reads. A list's first entry is the fixed choice. What a launch does
+with a list, see `launch.py`.
 
-Tiles of BN = 128 pairs would halve the traffic of the weights through the second-level cache, but at R = 256 on sm_90
-their accumulator is half the register file and every form of the logits kernel spilled; 64 is the best that does not.
+Triton lays the warps of two chained products side by side along the pairs, 16 for each: 8 warps on 64 pairs execute
+every product twice. So 8 warps come with BN = 128, which also halves the traffic of the weights through the
+second-level cache, and 4 warps with 64. With BR > 0 the first product is a loop of its own; then warps lie along
+columns too, and 8 of them share an accumulator of R = 512 or 1024, at the price of g ⊙ v made anew for each BC columns.
 """
 
 from __future__ import annotations
@@ -61,71 +64,75 @@ class Tile(NamedTuple):
 
 
 WIDEST = {"logits": 1024, "recompute": 512, "chain_backward": 512}
-"""The widest chains. At R = 1024 a tile holds 16 pairs and reads both weights whole, 2 MB each: the library's products,
+"""The widest chains. At R = 1024 a tile holds 32 pairs and reads both weights whole, 2 MB each: the library's products,
 with every intermediate through memory, move a tenth of that. The backward pass, which has buffers for the intermediates
 anyway, leaves wider products to the library; the forward pass streams, so as to store nothing of the pairs' size."""
-WIDEST_ODD = 512
-"""The same for widths without alignment, whose masks and dropout words spill in wider tiles."""
+WIDEST_OTHERS = 512
+"""The same for float32, whose tiles would hold 16 pairs, too few for 8 warps of tf32 products; and for widths without
+alignment, whose masks and dropout words spill in wider tiles."""
 
 # by width R rounded up to 128, 256, 512 or 1024
 _FLOAT = {
     128: [Tile(32, 32, 32, 1, 4, 2), Tile(32, 32, 32, 1, 8, 2)],
-    256: [Tile(32, 32, 32, 1, 8, 3), Tile(16, 32, 32, 1, 8, 2)],
-    512: [Tile(16, 16, 32, 1, 8, 1)],
-    1024: [Tile(16, 16, 32, 1, 8, 1)],
+    256: [Tile(32, 32, 32, 1, 8, 3), Tile(16, 64, 32, 1, 8, 2)],
+    512: [Tile(32, 32, 32, 1, 8, 2)],
 }
 _HALF = {
     80: {
-        128: [Tile(64, 32, 0, 2, 4, 2), Tile(128, 32, 0, 4, 8, 2), Tile(64, 64, 0, 1, 8, 2)],
-        256: [Tile(64, 32, 0, 1, 8, 2), Tile(32, 32, 0, 2, 4, 2)],
-        512: [Tile(32, 32, 0, 1, 8, 2)],
-        1024: [Tile(16, 16, 0, 1, 8, 2)],
+        128: [Tile(128, 64, 0, 4, 8, 2), Tile(64, 32, 0, 2, 4, 2)],
+        256: [Tile(128, 64, 0, 4, 8, 2), Tile(64, 32, 0, 2, 4, 2)],
+        512: [Tile(64, 32, 64, 4, 8, 2)],
+        1024: [Tile(32, 32, 64, 2, 8, 2)],
+    },
+    86: {
+        128: [Tile(128, 32, 0, 4, 8, 2), Tile(64, 32, 0, 2, 4, 2)],
+        256: [Tile(128, 32, 64, 2, 8, 2), Tile(64, 64, 64, 2, 8, 2)],
+        512: [Tile(64, 32, 64, 4, 8, 2)],
+        1024: [Tile(32, 32, 64, 2, 8, 2)],
     },
     90: {
         128: [Tile(128, 64, 0, 4, 8, 2), Tile(64, 64, 0, 2, 4, 2), Tile(128, 32, 0, 4, 8, 3)],
-        256: [Tile(64, 64, 0, 1, 8, 2), Tile(64, 32, 0, 1, 8, 2), Tile(64, 32, 0, 2, 8, 3)],
-        512: [Tile(32, 32, 0, 1, 8, 2)],
-        1024: [Tile(16, 16, 0, 1, 8, 2)],
+        256: [Tile(128, 32, 0, 4, 8, 2), Tile(64, 64, 64, 2, 8, 2)],
+        512: [Tile(64, 32, 64, 4, 8, 2), Tile(64, 64, 64, 4, 8, 1)],
+        1024: [Tile(32, 32, 64, 2, 8, 2)],
     },
     100: {
         128: [Tile(128, 64, 0, 4, 8, 2), Tile(64, 64, 0, 2, 4, 2)],
-        256: [Tile(128, 64, 0, 4, 8, 2), Tile(128, 32, 0, 4, 8, 2), Tile(64, 64, 0, 4, 8, 2)],
-        512: [Tile(32, 32, 0, 1, 8, 2)],
-        1024: [Tile(16, 16, 0, 1, 8, 2)],
+        256: [Tile(128, 64, 0, 4, 8, 2), Tile(128, 32, 0, 4, 8, 2), Tile(64, 64, 64, 4, 8, 2)],
+        512: [Tile(64, 64, 64, 4, 8, 1)],
+        1024: [Tile(32, 32, 64, 2, 8, 2)],
     },
 }
 # Other widths are padded to a power of two, and their masks take registers: smaller tiles, the same for every
 # architecture. Those of odd widths have no vector loads either, and run out first.
 _PADDED = {
-    128: [Tile(64, 64, 0, 2, 8, 2)],
-    256: [Tile(64, 32, 0, 2, 8, 2), Tile(32, 32, 0, 2, 8, 2)],
-    512: [Tile(32, 32, 0, 4, 8, 2)],
-    1024: [Tile(16, 16, 0, 1, 8, 2)],
+    128: [Tile(64, 32, 64, 1, 8, 2)],
+    256: [Tile(64, 32, 64, 2, 8, 2), Tile(32, 64, 64, 2, 8, 2)],
+    512: [Tile(32, 32, 64, 4, 8, 2)],
+    1024: [Tile(16, 64, 64, 1, 8, 2)],
 }
 _ODD = {
-    128: [Tile(32, 32, 0, 2, 8, 2)],
-    256: [Tile(32, 32, 0, 2, 8, 2)],
-    512: [Tile(16, 32, 0, 1, 8, 2)],
+    128: [Tile(16, 32, 32, 2, 4, 2)],
+    256: [Tile(32, 32, 64, 2, 8, 2)],
+    512: [Tile(16, 64, 64, 1, 8, 2)],
 }
 _PADDED_FLOAT = {
-    128: [Tile(16, 16, 32, 1, 4, 1)],
-    256: [Tile(16, 32, 32, 1, 8, 2)],
-    512: [Tile(16, 16, 32, 1, 8, 1)],
-    1024: [Tile(16, 16, 32, 1, 8, 1)],
+    128: [Tile(16, 32, 32, 1, 4, 1)],
+    256: [Tile(32, 32, 32, 1, 8, 2)],
+    512: [Tile(32, 32, 32, 1, 8, 2)],
 }
 _ODD_FLOAT = {
-    128: [Tile(16, 32, 32, 1, 8, 2)],
-    256: [Tile(16, 32, 32, 1, 8, 2)],
-    512: [Tile(16, 16, 32, 1, 8, 1)],
+    128: [Tile(16, 32, 32, 1, 4, 2)],
+    256: [Tile(16, 64, 32, 1, 8, 2)],
+    512: [Tile(32, 32, 32, 1, 8, 2)],
 }
-# At this width two stages take 100 and 102 KB. One stage does not overlap loads with products, but fits into 99 KB.
-_SMALL = {512: [Tile(32, 32, 0, 1, 8, 1)]}
 INTERPRETED = Tile(64, 64, 0, 2, 4, 1)
 
 
-def is_fused(chain: str, width: int) -> bool:
+def is_fused(chain: str, width: int, dtype: torch.dtype) -> bool:
     """Whether a chain of products of this width is one kernel, and not the library's products."""
-    return width <= (min(WIDEST[chain], WIDEST_ODD) if width % 16 else WIDEST[chain])
+    others = width % 16 or dtype == torch.float32
+    return width <= (min(WIDEST[chain], WIDEST_OTHERS) if others else WIDEST[chain])
 
 
 def tiles(architecture: int, dtype: torch.dtype, R: int) -> list[Tile]:
@@ -136,15 +143,13 @@ def tiles(architecture: int, dtype: torch.dtype, R: int) -> list[Tile]:
     elif R % 16:
         lists = _ODD
     else:
-        found = family(architecture)
-        lists = _PADDED if width != R else _HALF[80 if found == SMALL else found]
-        lists = lists | (_SMALL if found == SMALL else {})
+        lists = _PADDED if width != R else _HALF[family(architecture)]
     return lists[width]
 
 
 def every_tile() -> list[Tile]:
     """All configurations of all lists."""
-    families = (_FLOAT, _PADDED_FLOAT, _ODD_FLOAT, _PADDED, _ODD, _SMALL, *_HALF.values())
+    families = (_FLOAT, _PADDED_FLOAT, _ODD_FLOAT, _PADDED, _ODD, *_HALF.values())
     return sorted({tile for lists in families for entries in lists.values() for tile in entries})
 
 
@@ -168,7 +173,7 @@ numbers of language tokens are many."""
 _ATTENTION = {
     "products": {2: [(64, 64, 4, 3), (64, 128, 8, 3)], 4: [(32, 64, 4, 3), (32, 32, 4, 3)]},
     "pool": {2: [(64, 64, 4, 3), (32, 128, 4, 3), (64, 128, 8, 3)], 4: [(32, 64, 4, 3), (32, 32, 4, 3)]},
-    "d_tokens": {2: [(64, 64, 4, 2), (64, 128, 8, 3)], 4: [(32, 64, 4, 3), (32, 32, 4, 3)]},
+    "d_tokens": {2: [(64, 64, 4, 2), (64, 128, 4, 3)], 4: [(32, 64, 4, 3), (32, 32, 4, 3)]},
     "d_query": {2: [(64, 64, 4, 3), (32, 128, 4, 3)], 4: [(32, 64, 4, 3), (32, 32, 4, 3)]},
 }
 # (columns, warps) of the elementwise kernels, which are as wide for every dtype: they compute in float32
@@ -209,12 +214,19 @@ def entries(
     if kernel in _ATTENTION:
         for BN, BD, warps, stages in _ATTENTION[kernel][dtype.itemsize][: 1 if N <= FEW else None]:
             blocks = {"BK": OPERATIONS, "BN": cut(BN, N), "BD": cut(min(BD, most), width)}
+            warps = max(1, min(warps, most_warps(kernel, **blocks)))
             found.append(Entry(tuple(blocks.items()), warps, stages))
     else:
         for columns, warps in _COLUMNS[kernel]:
             blocks = column_blocks(kernel, min(columns, most), width, K)
             found.append(Entry(tuple(blocks.items()), 4 if width % 16 else warps, 3))
     return tuple(dict.fromkeys(found))
+
+
+def most_warps(kernel: str, BK: int, BN: int, BD: int) -> int:
+    """How many warps share a result of attention: the least block of a warp is 16 rows by 8 columns, or by 32 where it
+    goes through several products. More would execute the same."""
+    return {"products": BN // 8, "d_tokens": BN // 16 * (BD // 32)}.get(kernel, BD // 8)
 
 
 def column_blocks(kernel: str, columns: int, width: int, K: int) -> dict[str, int]:

@@ -66,7 +66,7 @@ def execution(
     v, u, g, l, C1a, C2, c2, w, tokens = contiguous(v, u, g, l, C1a, C2, c2, w, tokens)
     (B, K, R), N = g.shape, v.shape[1]
     logits = floats(v, B, K, N)
-    if not is_fused("logits", R):
+    if not is_fused("logits", R, v.dtype):
         wide_logits((v, u, g, l), C1a, C2, c2, w, logits, product, activation)
     elif logits.numel():
         over_pairs(
@@ -162,7 +162,7 @@ def recompute(
     """The forward chain into the buffers pre, hidden = φ(pre) and h."""
     (B, K, R), N = g.shape, v.shape[1]
     sizes: dict[str, Any] = {"pairs": B * K * N, "N": N, "K": K, "R": R, "ACTIVATION": activation}
-    if is_fused("recompute", R):
+    if is_fused("recompute", R, v.dtype):
         over_pairs("recompute", v, u, g, C1a, C2, c2, pre, hidden, h, **sizes)
         return
     torch.mul(g[:, :, None], v[:, None], out=h.view(B, K, N, R))
@@ -174,7 +174,7 @@ def recompute(
 def chain_backward(C1a: Tensor, C2: Tensor, pre: Tensor, d_pre: Tensor, dh: Tensor, activation: str) -> None:
     """From dh to d pre, and to dx, over dh."""
     sizes: dict[str, Any] = {"pairs": pre.shape[0], "R": pre.shape[1], "ACTIVATION": activation}
-    if is_fused("chain_backward", pre.shape[1]):
+    if is_fused("chain_backward", pre.shape[1], pre.dtype):
         over_pairs("chain_backward", C1a, C2, pre, d_pre, dh, **sizes)
         return
     torch.mm(dh, C2, out=d_pre)

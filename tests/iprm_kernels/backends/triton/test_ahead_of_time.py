@@ -1,4 +1,4 @@
-"""Every kernel compiles for every architecture within its limits: shared memory, no spills, tensor cores.
+"""Every kernel compiles for every architecture within its limits: shared memory, spills, products once, tensor cores.
 
 A part of the matrix; all of it is `python -m iprm_kernels.backends.triton.ahead_of_time`.
 """
@@ -44,11 +44,11 @@ def chosen() -> list[ahead_of_time.Case]:
         found += [first(kernel, architecture, "bfloat16", 256) for architecture in (80, 100)]
         for architecture in (80, 90, 100):
             found += [first(kernel, architecture, "bfloat16", width) for width in (128, 512)]
-            found.append(first(kernel, architecture, "float32", 256))
+            found += [first(kernel, architecture, dtype, 256) for dtype in ("float32", "tf32")]
         for architecture in (86, 89, 120):
             found += [first(kernel, architecture, "bfloat16", width) for width in (384, 512)]
         found += [first(kernel, 120, dtype, 256) for dtype in ("float32", "float16")]
-    found += [first("logits", 90, dtype, width) for dtype in ("bfloat16", "float32") for width in (768, 1024)]
+    found += [first("logits", 90, "bfloat16", width) for width in (768, 1024)]
     found.append(first("logits", 120, "bfloat16", 1024))
     for kernel in ("products", "d_tokens"):
         found += ahead_of_time.cases_of(kernel, 120, "bfloat16", 256, on=False)
@@ -60,19 +60,51 @@ def test_compiles_within_the_limits(case):
     assert not ahead_of_time.compiled(case).faults
 
 
-def test_faults_are_found():
-    """A tile of 64 pairs at R = 512 needs more than there is of everything."""
-    case = first("logits", 90, "bfloat16", 512)
-    entry = configs.Tile(64, 32, 0, 1, 8, 2).entry("logits")
-    assert any("spill" in fault for fault in ahead_of_time.compiled(dataclasses.replace(case, entry=entry)).faults)
+@pytest.mark.parametrize(
+    ("architecture", "R", "tile", "fault"),
+    [
+        (90, 256, configs.Tile(64, 64, 0, 1, 8, 2), "2.00 products for one"),
+        (80, 256, configs.Tile(64, 32, 0, 1, 8, 2), "2.00 products for one"),
+        (80, 512, configs.Tile(32, 32, 0, 1, 8, 2), "2.00 products for one"),
+        (90, 512, configs.Tile(64, 32, 0, 1, 4, 2), "spill instructions move"),
+        (86, 256, configs.Tile(128, 64, 0, 4, 8, 2), "bytes of shared memory"),
+    ],
+    ids=str,
+)
+def test_faults_are_found(architecture, R, tile, fault):
+    """Of 8 warps on 64 pairs, or on 32; of a tile that needs more than there is of registers, and of shared memory."""
+    case = first("recompute", architecture, "bfloat16", R)
+    found = ahead_of_time.compiled(dataclasses.replace(case, entry=tile.entry("recompute")))
+    assert any(fault in one for one in found.faults), found
 
 
-@pytest.mark.parametrize("architecture", [86, 89, 120])
-def test_two_stages_do_not_fit_into_99_kilobytes(architecture):
-    """Of R = 512 in 16 bits, which is why these cards have an entry of their own."""
-    case = first("recompute", architecture, "bfloat16", 512)
-    entry = configs.Tile(32, 32, 0, 1, 8, 2).entry("recompute")
-    assert ahead_of_time.compiled(dataclasses.replace(case, entry=entry)).faults == ["102400 bytes of shared memory"]
+def test_spills_count_by_the_loops_they_stand_in():
+    loop = ".L_x_1:\n HMMA ;\n STL [R1], R0 ;\n @!P0 BRA `(.L_x_1) ;\n"
+    text = f"STL [R1], R2 ;\n.L_x_0:\n LDL R2, [R1] ;\n{loop} LDL R0, [R1] ;\n BRA `(.L_x_0) ;\n LDL R3, [R1] ;\n"
+    waiting = ".L_x_2:\n LDL R4, [R1] ;\n @P1 BRA `(.L_x_2) ;\n"  # multiplies nothing
+    assert ahead_of_time.spills(text + waiting) == [3, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("layout", "result", "times"),
+    [
+        ("nvidia_mma<{versionMajor = 2, versionMinor = 0, warpsPerCTA = [8, 1], instrShape = [16, 8]}>", "64x64", 2),
+        ("nvidia_mma<{versionMajor = 2, versionMinor = 0, warpsPerCTA = [2, 4], instrShape = [16, 8]}>", "32x32", 1),
+        (
+            "nvidia_mma<{versionMajor = 3, versionMinor = 0, warpsPerCTA = [8, 1], instrShape = [16, 64, 16]}>",
+            "128x64",
+            1,
+        ),
+        (
+            "blocked<{sizePerThread = [2, 2], threadsPerWarp = [4, 8], warpsPerCTA = [4, 2], order = [1, 0]}>",
+            "32x8",
+            4,
+        ),
+    ],
+)
+def test_products_are_counted_by_the_layout(layout, result, times):
+    dot = f"%1 = tt.dot %a, %b, %c : tensor<64x16xf16> * tensor<16x64xf16> -> tensor<{result}xf32, #mma>"
+    assert ahead_of_time.executed(f"#mma = #ttg.{layout}\nmodule {{\n  {dot}\n}}\n") == times
 
 
 def test_the_family_of_every_architecture():
