@@ -1,13 +1,15 @@
 """What every launch needs: contiguous tensors, a mask of bytes, dropout arguments, the precision of products; and the
 launch itself, at a configuration of `configs.py`.
 
-Where that has more than one, `triton.autotune` times them once for each (K, N, R or D, blocks, dtypes) and keeps its
-choice on disk; with IPRM_TRITON_AUTOTUNE=0 the first is taken, without timing. Either is done at the first launch of
-its kind; later ones are those of `held.py`.
+Where that has more than one, `triton.autotune` times them once for each class of sizes, with the same constants and
+dtypes, and keeps its choice on disk. With IPRM_TRITON_AUTOTUNE=0, and under `torch.use_deterministic_algorithms`, the
+first is taken, without timing: configurations sum in different orders, and which one is fastest is chance. Either is
+done at the first launch of its kind; later ones are those of `held.py`.
 """
 
 from __future__ import annotations
 
+import collections
 import functools
 import inspect
 import math
@@ -51,6 +53,8 @@ OPTIONS = {"enable_fp_fusion": True}
 """What must not depend on the default of a Triton version: a · b + c is one rounding."""
 Grid = Callable[[dict[str, int]], tuple[int, ...]]
 """The programs of a launch, from the sizes of its blocks."""
+NOMINAL: dict[str, int] = collections.defaultdict(lambda: 64)
+"""Blocks of one size, to compare launches by."""
 
 
 def cdiv(a: int, b: int) -> int:
@@ -105,16 +109,37 @@ def architecture_of(device: torch.device) -> int | None:
 
 def tuning() -> bool:
     """Whether configurations are timed."""
-    return os.environ.get("IPRM_TRITON_AUTOTUNE", "1") != "0"
+    return os.environ.get("IPRM_TRITON_AUTOTUNE", "1") != "0" and not torch.are_deterministic_algorithms_enabled()
+
+
+class Classed(triton.Config):
+    """A configuration to be timed for a class of sizes. Results on disk are told apart by its text; what is written
+    there is its `__dict__`, of which the sizes are no part."""
+
+    __slots__ = ("sizes",)
+
+    def __init__(self, entry: configs.Entry, sizes: tuple[int, ...]) -> None:
+        super().__init__(dict(entry.constants), num_warps=entry.warps, num_stages=entry.stages)
+        self.sizes = sizes
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}, sizes: {self.sizes}"
+
+
+def class_of(grid: Grid, options: dict[str, Any]) -> tuple[int, ...]:
+    """Sizes that are tuned alike: each to the next power of two. How many programs fill a card says most, K and N how
+    long their loops are."""
+    sizes = math.prod(grid(NOMINAL)), options.get("K", 1), options.get("N", 1)
+    return tuple(map(power_of_2, sizes))
 
 
 @functools.cache
-def tuned(kernel: str, entries: tuple[configs.Entry, ...]) -> Any:
-    """The kernel under `triton.autotune` with these configurations."""
-    function = KERNELS[kernel]
-    key = [name for name in ("K", "N", "R", "D", "BLOCKS") if name in function.arg_names]
+def tuned(kernel: str, entries: tuple[configs.Entry, ...], sizes: tuple[int, ...]) -> Any:
+    """The kernel under `triton.autotune` with these configurations, for a class of sizes."""
+    function, blocks = KERNELS[kernel], dict(entries[0].constants)
+    key = [p.name for p in function.params if p.is_constexpr and p.name not in blocks]
     cached = {"cache_results": True} if "cache_results" in inspect.signature(triton.autotune).parameters else {}
-    choices = [triton.Config(dict(e.constants), num_warps=e.warps, num_stages=e.stages) for e in entries]
+    choices = [Classed(entry, sizes) for entry in entries]
     return triton.autotune(choices, key, restore_value=IN_PLACE.get(kernel), **cached)(function)
 
 
@@ -124,7 +149,8 @@ def launch(kernel: str, grid: Grid, *args: Any, like: Tensor, **options: Any) ->
     args: its first arguments, in order: pointers and numbers.  options: the others by name, but for the blocks: K, N
     and constants.  like: has the inputs' dtype and device.
     """
-    key = held.key_of(kernel, like.get_device(), args, options) if like.is_cuda else ()
+    size_class, fixed = class_of(grid, options), torch.are_deterministic_algorithms_enabled()
+    key = (*held.key_of(kernel, like.get_device(), args, options), size_class, fixed) if like.is_cuda else ()
     if (known := held.KERNELS.get(key)) and not held.watched(known.function):
         known.launch(grid, args)
         return
@@ -134,7 +160,7 @@ def launch(kernel: str, grid: Grid, *args: Any, like: Tensor, **options: Any) ->
     )
     first, *others = entries
     if like.is_cuda and others and tuning():
-        tuner = tuned(kernel, entries)
+        tuner = tuned(kernel, entries, size_class)
         compiled = tuner[grid](*args, **options, **OPTIONS)
         blocks = tuner.best_config.kwargs
     else:

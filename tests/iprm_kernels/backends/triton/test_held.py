@@ -136,7 +136,7 @@ def test_numbers_of_one_kind_are_specialised_alike():
 
 
 def test_steps_and_samples_add_no_kinds(driver):
-    """What grows with the steps and the batch is in no key by its value."""
+    """What grows with the steps and the batch is in no key by its value: the batch by its class of sizes."""
 
     def run(step, B):
         seed, tokens = meta(1, dtype=torch.int64), meta(B, 32, 64, dtype=torch.float32)
@@ -144,11 +144,13 @@ def test_steps_and_samples_add_no_kinds(driver):
         ops.dropout(query, step / 100, seed, 16 * step + 3)
         ops.formation(query, tokens, gate, None, seed, step, step / 100)
 
-    run(1, 2)
+    run(1, 44)
     before = len(held.KERNELS)
     for step in range(2, 9):
-        run(step, 2 * step)
+        run(step, 44 + 2 * step)
     assert len(held.KERNELS) == before > 0
+    run(9, 88)
+    assert before < len(held.KERNELS) <= 2 * before
 
 
 @pytest.mark.parametrize("name", ["launch_enter_hook", "launch_exit_hook", "pre_run_hooks", "debug"])

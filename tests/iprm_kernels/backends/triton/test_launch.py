@@ -181,37 +181,83 @@ def chain_backward(N: int, dtype=torch.bfloat16, R: int = 256) -> None:
     launch.over_pairs("chain_backward", weight, weight, *[buffer] * 3, pairs=4 * N, R=R, ACTIVATION="elu")
 
 
-def logits(N: int, K: int = 4, dtype=torch.bfloat16, R: int = 256) -> None:
-    inputs = Sizes(1, K, N, 1, 16, R, 1, dtype, False)
-    calls(inputs)["execution"]()
+def logits(
+    N: int, K: int = 4, dtype=torch.bfloat16, R: int = 256, B: int = 1, full: bool = False, activation: str = "elu"
+) -> None:
+    inputs = [meta(*shape, dtype=dtype) for shape in ((B, N, R), (B, N, R), (B, K, R), (B, K, R))]
+    weights = [meta(*shape, dtype=dtype) for shape in ((R, R), (R, R), (R,), (R,))]
+    seed, p = (meta(1, dtype=torch.int64), 0.1) if full else (None, 0.0)
+    ops.execution(*inputs, *weights, meta(B, N, 16, dtype=dtype), None, seed, 0, p, 0.0, activation)
 
 
-def test_tuned_once_for_each_size_and_dtype(tuning):
-    def timed(**options):
+@pytest.fixture
+def timed(tuning):
+    """Calls `logits`; -> how often something was timed, and what was chosen."""
+
+    def call(**options):
         before = tuning.benchmarks
         logits(**options)
         made = [launched for launched in tuning.launches if launched.kernel == "logits"]
         return tuning.benchmarks - before, chosen(made[-1])
 
+    return call
+
+
+def test_tuned_once_for_each_class_of_sizes(timed):
     count = len(configs.entries("logits", 90, torch.bfloat16, 256, 4, 60))
     assert timed(N=60)[0] == count
-    assert timed(N=60)[0] == 0
-    assert timed(N=61)[0] == count
+    for alike in (60, 61, 49, 64):
+        assert timed(N=alike)[0] == 0
     assert timed(N=60, K=5)[0] == count
-    assert timed(N=60, dtype=torch.float16)[0] == count
+    assert timed(N=32)[0] == count
+    assert timed(N=60, B=64)[0] == count  # not what was chosen for one sample
+    assert timed(N=60, B=50)[0] == 0
+
+
+def test_tuned_once_for_each_variant(timed):
+    count = len(configs.entries("logits", 90, torch.bfloat16, 256, 4, 60))
+    for variant in ({}, {"dtype": torch.float16}, {"full": True}, {"activation": "gelu"}):
+        assert timed(N=60, **variant)[0] == count
+        assert timed(N=60, **variant)[0] == 0
     number, choice = timed(N=60, R=128)
     entries = configs.entries("logits", 90, torch.bfloat16, 128, 4, 60)
     assert number == len(entries)
     assert entries[-1].arguments.items() <= choice.items()
 
 
+def test_precision_is_a_variant(timed, monkeypatch):
+    options = {"N": 60, "dtype": torch.float32}
+    count = len(configs.entries("logits", 90, torch.float32, 256, 4, 60))
+    for precision in ("ieee", "tf32"):
+        monkeypatch.setattr(launch, "precision", lambda dtype, precision=precision: precision)
+        assert timed(**options)[0] == count
+        assert timed(**options)[0] == 0
+
+
+def test_the_choice_is_fixed_under_deterministic_algorithms(timed):
+    """Also where another has been found before, and after."""
+    first, *_, last = configs.entries("logits", 90, torch.bfloat16, 256, 4, 60)
+    assert last.arguments.items() <= timed(N=60)[1].items()
+    torch.use_deterministic_algorithms(True)
+    try:
+        number, choice = timed(N=60)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert number == 0
+    assert first.arguments.items() <= choice.items()
+    assert last.arguments.items() <= timed(N=60)[1].items()
+
+
 def test_the_choice_is_kept_on_disk(tuning):
+    """For its class of sizes alone."""
     logits(N=60)
     before, choice = tuning.benchmarks, [chosen(made) for made in tuning.launches]
     stub_driver.forget()
     logits(N=60)
     assert tuning.benchmarks == before > 0
     assert [chosen(made) for made in tuning.launches[len(choice) :]] == choice
+    logits(N=60, B=64)
+    assert tuning.benchmarks > before
 
 
 class Copies(TorchDispatchMode):
