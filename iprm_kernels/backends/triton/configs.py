@@ -225,9 +225,9 @@ def entries(
 
 
 def most_warps(kernel: str, BK: int, BN: int, BD: int) -> int:
-    """How many warps share a result of attention: the least block of a warp is 16 rows by 8 columns, or by 32 where it
-    goes through several products. More would execute the same."""
-    return {"products": BN // 8, "d_tokens": BN // 16 * (BD // 32)}.get(kernel, BD // 8)
+    """How many warps share a tile of attention: one has 16 rows by 8 columns at least, by 32 where a product follows
+    another. More would execute the same."""
+    return {"pool": BD // 8, "d_tokens": BN // 16 * (BD // 32)}.get(kernel, 8)
 
 
 def column_blocks(kernel: str, columns: int, width: int, K: int) -> dict[str, int]:
