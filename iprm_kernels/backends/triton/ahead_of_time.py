@@ -57,7 +57,7 @@ MOST_EXECUTED = 1.05
 """Products that may be executed for each that is needed."""
 OPCODES = ("HMMA", "HGMMA", "UTCHMMA", "FFMA", "LDL", "STL")
 TENSOR_CORES = ("HMMA", "HGMMA", "UTCHMMA")
-SPILL, MULTIPLY = re.compile(r"\b(?:LDL|STL)\b"), re.compile(r"\b(?:HMMA|HGMMA|UTCHMMA|FFMA)\b")
+SPILL, MULTIPLY = re.compile(r"\b(?:LDL|STL)\b"), re.compile(rf"\b(?:{'|'.join(TENSOR_CORES)}|FFMA)\b")
 DEPTHS = ("spills outside", "spills in a loop", "spills in a loop of a loop")
 MOST_SPILLED = 0.5
 """Of the bytes of both weights, what the spills of a chain's tile may move. At R = 256 in 16 bits that is 128 KiB: 1024
@@ -131,7 +131,7 @@ class Result:
     shared: int
     registers: int
     counts: dict[str, int] = field(default_factory=dict)
-    executed: float = 1.0  # products over those needed, see `products`
+    executed: float = 1.0  # products over those needed, see the function of this name
 
     @property
     def spilled(self) -> int:

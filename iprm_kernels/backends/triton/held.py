@@ -40,7 +40,8 @@ class Held(NamedTuple):
 
 
 KERNELS: dict[tuple, Held] = {}
-"""All that are held. There are as many as there are kinds: numbers but K and N are in a key by their kind alone."""
+"""All that are held. There are as many as there are kinds: numbers but K and N are in a key by their kind alone, and
+the number of programs by the class of sizes for which the launch was tuned."""
 
 
 @functools.lru_cache(4096, typed=True)

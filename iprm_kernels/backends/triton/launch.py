@@ -149,8 +149,8 @@ def launch(kernel: str, grid: Grid, *args: Any, like: Tensor, **options: Any) ->
     args: its first arguments, in order: pointers and numbers.  options: the others by name, but for the blocks: K, N
     and constants.  like: has the inputs' dtype and device.
     """
-    size_class, fixed = class_of(grid, options), torch.are_deterministic_algorithms_enabled()
-    key = (*held.key_of(kernel, like.get_device(), args, options), size_class, fixed) if like.is_cuda else ()
+    size_class = None if torch.are_deterministic_algorithms_enabled() else class_of(grid, options)
+    key = (*held.key_of(kernel, like.get_device(), args, options), size_class) if like.is_cuda else ()
     if (known := held.KERNELS.get(key)) and not held.watched(known.function):
         known.launch(grid, args)
         return
