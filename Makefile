@@ -11,6 +11,7 @@
 #   make bench  the full benchmark sweep
 #   make bench-growth  how cost grows with each size, with fitted exponents, on the CPU
 #   make bench-compare BASE=HEAD~1  whether this checkout is slower than a commit;  make bench-record  files the last sweep
+#   make card   on a machine with a GPU, with the Python and torch that are there: build, tests, sweep, kernels; docs/cards
 #   make wheels  wheels with the kernels, PYTHONS="python3.10 python3.13" TORCHES="2.6.0 2.13.0", each tried: dist/
 #   make try-installs  each way to install, in a fresh environment: a table
 # TORCH is the requirement that the environment is made with: make test TORCH=torch==2.13.0
@@ -25,7 +26,7 @@ READY := $(VENV)/.ready-$(subst =,-,$(subst <,-,$(subst >,-,$(TORCH))))
 SOURCES := pyproject.toml setup.py build_backend.py build_cuda.py $(shell find csrc -type f)
 NATIVE := find csrc benchmarks tests/cuda_on_host -name '*.h' -o -name '*.c' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu'
 
-.PHONY: run train look experiments bench bench-short bench-growth bench-compare bench-record test check any-processor
+.PHONY: run train look experiments bench bench-short bench-growth bench-compare bench-record card test check any-processor
 .PHONY: lint types docs format wheels try-installs clean
 
 run: train bench-short
@@ -63,6 +64,12 @@ bench-compare: $(READY)
 
 bench-record: $(READY)
 	$(BIN)/python -m benchmarks.history $(OUT)/benchmark.json
+
+# Needs no network and makes no environment: nothing of READY. MINUTES bounds one call; the next goes on.
+MINUTES ?=
+
+card:
+	$(PYTHON) -m benchmarks.card $(if $(MINUTES),--minutes $(MINUTES))
 
 test: $(READY)
 	$(BIN)/python -m pytest

@@ -63,6 +63,12 @@ def exact(point: Point, step: str, values: dict) -> dict[str, Tensor]:
     return found
 
 
+def facts(verdict: Verdict) -> dict:
+    """A verdict, for a record."""
+    names = ("passed", "where", "error", "ratio", "allowed", "draws")
+    return {name: getattr(verdict, name) for name in names}
+
+
 class Gate:
     """Judges the variants at a point, all on the same draws.
 

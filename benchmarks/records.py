@@ -79,7 +79,11 @@ def _refused(entry: dict) -> Record:
 
 def load(path: Path) -> list[Record]:
     """All records of a file that pytest-benchmark wrote for these sweeps."""
-    content = json.loads(path.read_text())
+    return of(json.loads(path.read_text()))
+
+
+def of(content: dict) -> list[Record]:
+    """All records of what such a file holds."""
     measured = [_measured(entry) for entry in content["benchmarks"] if "variant" in entry["extra_info"]]
     return measured + [_refused(entry) for entry in content.get("refused", [])]
 

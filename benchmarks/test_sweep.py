@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.conditions import conditions
+from benchmarks.gate import facts
 from benchmarks.measure import Outcome
 from benchmarks.memory import usage_in_fresh_process
 from benchmarks.plan import Case
@@ -19,15 +20,7 @@ def record(benchmark, case: Case, verdict, samples: list[float]) -> None:
     benchmark.extra_info |= conditions(case.point) | {
         "measured": case.measured,
         "variant": case.variant,
-        "gate": verdict
-        and {
-            "passed": verdict.passed,
-            "where": verdict.where,
-            "error": verdict.error,
-            "ratio": verdict.ratio,
-            "allowed": verdict.allowed,
-            "draws": verdict.draws,
-        },
+        "gate": verdict and facts(verdict),
     }
     recording = Recording(samples)
     benchmark.pedantic(recording.play, rounds=recording.rounds)

@@ -48,7 +48,8 @@ def step(model, args, train: bool, seed: int = SEED, weigh_attention: bool = Tru
     loss = 0.0
     for name, out in outputs.items():
         if name == "result" or weigh_attention:
-            loss = loss + (out.double() * torch.randn(out.shape, generator=generator, dtype=torch.float64)).sum()
+            weight = torch.randn(out.shape, generator=generator, dtype=torch.float64)
+            loss = loss + (out.double() * weight.to(out.device)).sum()
     loss.backward()
     grads = dict(zip(("d_language", "d_summary", "d_visual"), (a.grad for a in args), strict=False))
     grads |= {f"d_{name}": p.grad for name, p in model.named_parameters()}

@@ -7,6 +7,7 @@ kernels run (`device_cores.on` moves inputs there).
 from __future__ import annotations
 
 from functools import partial
+from unittest import mock
 
 import oracle
 import pytest
@@ -21,6 +22,7 @@ import iprm_kernels
 from iprm import IPRMConfig, fast
 from iprm.config import RATES
 from iprm_kernels.activations import ACTIVATIONS
+from iprm_kernels.dropout import draw_seed
 from iprm_kernels.testing import judge, map_tensors
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -147,5 +149,10 @@ def test_module_equals_the_reference(options, train, device, backend):
 
 
 def step_on(device, model, args, train, seed):
-    """`step` of the model on a device."""
-    return step(model.to(device), [None if a is None else a.to(device) for a in args], train, seed)
+    """`step` of the model on a device, with the dropout seed that the reference draws on the CPU."""
+
+    def drawn(_):
+        return draw_seed("cpu").to(device)
+
+    with mock.patch.object(fast, "draw_seed", drawn):
+        return step(model.to(device), [None if a is None else a.to(device) for a in args], train, seed)
