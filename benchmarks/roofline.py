@@ -24,7 +24,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from iprm_kernels.backends.triton.configs import BUFFER_BYTES
+from iprm_kernels.backends.triton.configs import BUFFER_BYTES, WEIGHT_COLUMNS, WEIGHT_PROGRAMS
 
 PEAK_SHARE, BANDWIDTH_SHARE = 0.6, 0.85
 """What well-made kernels reach of the datasheet's figures."""
@@ -212,18 +212,16 @@ def execution_backward(s: Sizes) -> Count:
     q, x, a = attention_sizes(s, s.N)
     keys, small, weights = s.B * s.N * s.R * s.width, s.B * s.K * s.R * s.width, 2 * s.R * s.R * s.width
     pair, times = s.pairs * s.R * s.width, chunks_of(s)
+    parts = 4 * WEIGHT_PROGRAMS * WEIGHT_COLUMNS[s.width] ** 2  # of one weight's gradient
     product, pool = 2 * s.pairs * s.R**2, 2 * s.B * s.K * s.N * s.D
     ours = [
         Launch("products", pool, q + x + 2 * a),
         Launch("slope", 0, 3 * a),
         Launch("d_tokens", pool, a + q + x),
-        Launch("recompute", 2 * product, 3 * pair + 2 * keys + small, times),
-        Launch("gate_backward", 0, 2 * pair + 2 * small + a, times),
-        Launch("dC2", product, 2 * pair, 2 * times),
-        Launch("chain_backward", 2 * product, 4 * pair, times),
-        Launch("reduce", 0, 3 * pair + 3 * keys, times),
-        Launch("dC1a", product, 2 * pair, 2 * times),
-        Launch("sums of dg, dw and dc2", 0, 4 * s.pairs * s.R / 32 + 8 * s.B * s.K * s.R, 3),
+        Launch("recompute", 2 * product, 2 * pair + 2 * keys + 2 * small + a, times),
+        Launch("chain_backward", 2 * product, 3 * pair + 2 * keys + 2 * small, times),
+        Launch("weights", 2 * product, 3 * pair + keys + 2 * small + 2 * parts, 2 * times),
+        Launch("sums of dC1a, dC2, dg, dl, dc2 and dw", 0, 2 * parts + 4 * s.pairs * s.R / 64, 6),
     ]
     published = [
         Launch("a Wv x̃", 2 * pool, 2 * x + 2 * q + 2 * a, 2),

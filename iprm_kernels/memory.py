@@ -20,7 +20,8 @@ from iprm_kernels import backends, flops
 from iprm_kernels.backends import BACKENDS, eager
 from iprm_kernels.backends.calls import Call, call_of
 from iprm_kernels.backends.cpu import widened
-from iprm_kernels.backends.triton.configs import BUFFER_BYTES, ROWS, is_fused
+from iprm_kernels.backends.triton import configs
+from iprm_kernels.backends.triton.configs import BUFFER_BYTES, ROWS
 from iprm_kernels.checks import check_choice, check_floating
 from iprm_kernels.recurrence import check_arguments, check_form
 from iprm_kernels.steps import kept, walk
@@ -107,15 +108,20 @@ def in_buffers(c: Call, size: int, count: int) -> int:
 
 def of_triton(op: str, c: Call, size: int, needs: Any) -> int:
     """iprm_kernels/backends/triton/execution.py: logits, pairs of some samples at a time, and sums over tiles."""
-    logits = c.B * c.K * c.N * FLOAT
+    logits, dtype = c.B * c.K * c.N * FLOAT, torch.float32 if size == FLOAT else torch.bfloat16
     if op == "execution":
-        dtype = torch.float32 if size == FLOAT else torch.bfloat16
-        return logits + (0 if is_fused("logits", c.R, dtype) else in_buffers(c, size, 3))
+        if configs.is_fused("logits", c.R, dtype):
+            return logits
+        buffer = in_buffers(c, size, 1)
+        blocks = -(-c.R // configs.columns("logits", c.R, dtype))
+        return logits + buffer + blocks * FLOAT * (buffer // (c.R * size))
     if op == "execution_simple":
         return logits
     tiles = c.B * -(-c.N // ROWS)
     if op == "execution_backward":
-        sums = (tiles + 3 * c.B) * c.K * c.R + 2 * sum(needs[4:6]) * c.R * c.R
+        blocks = -(-c.R // configs.weight_columns(c.R, dtype))
+        parts = min(c.B * c.K, max(1, configs.WEIGHT_PROGRAMS // blocks**2))
+        sums = 2 * (parts + 1) * c.R * c.R + 2 * (blocks + 1) * c.B * c.K * c.R + c.B * c.K * c.N * c.R // 64
         return logits + sums * FLOAT + in_buffers(c, size, 3)
     if op == "execution_simple_backward":
         return logits + (tiles * c.K + tiles) * c.R * FLOAT

@@ -6,8 +6,8 @@
 Shared memory is in the compiler's metadata; registers and instructions are read from the machine
 code with the programs that Triton carries. The exit status is 1 where a kernel breaks a limit: more
 shared memory than a block may have; a product that several warps execute (`executed`); registers
-spilled to memory (LDL, STL), of a chain of products so many that they move half of the weights'
-bytes, of other kernels any; a product without tensor cores where the dtype has them (tf32, bfloat16,
+spilled to memory (LDL, STL), of a kernel over pairs so many that they move half of the bytes that it
+reads in its loops, of other kernels any; a product without tensor cores where the dtype has them (tf32, bfloat16,
 float16), or, in a chain with tiles of 64 rows or more in 16 bits on sm_90, without the warp group's
 own instruction (HGMMA).
 """
@@ -38,7 +38,7 @@ with extra("triton", __name__):
     from triton.compiler import ASTSource
 
     from iprm_kernels.backends.triton import configs
-    from iprm_kernels.backends.triton.launch import KERNELS, OPTIONS, power_of_2
+    from iprm_kernels.backends.triton.launch import KERNELS, OPTIONS
     from iprm_kernels.backends.triton.tiles import PLAIN
 
 DTYPES = {"float32": "fp32", "tf32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
@@ -60,15 +60,18 @@ TENSOR_CORES = ("HMMA", "HGMMA", "UTCHMMA")
 SPILL, MULTIPLY = re.compile(r"\b(?:LDL|STL)\b"), re.compile(rf"\b(?:{'|'.join(TENSOR_CORES)}|FFMA)\b")
 DEPTHS = ("spills outside", "spills in a loop", "spills in a loop of a loop")
 MOST_SPILLED = 0.5
-"""Of the bytes of both weights, what the spills of a chain's tile may move. At R = 256 in 16 bits that is 128 KiB: 1024
-cycles of the first cache beside 8192 of an H100's tensor cores, less than a tile of half the pairs would cost."""
+"""Of the bytes that a program reads in its loops, what its spills may move. For a chain of R = 256 in 16 bits, which
+reads both weights, that is 128 KiB: 1024 cycles of the first cache beside 8192 of an H100's tensor cores, less than a
+tile of half the pairs would cost."""
+TOKENS, EACH = 196, 6
+"""Tokens, and operations of one program of `weights`, at which reads and turns are counted."""
 
 FLOATS = {
-    "LOGITS", "D_LOGITS", "ATTENTION", "EXTRA", "OUT", "DA", "DS", "D_GATE", "SUM_W", "SUM_C2", "SUM_G",
-    "SUM_QUERY",
+    "LOGITS", "D_LOGITS", "ATTENTION", "EXTRA", "OUT", "DA", "DS", "D_GATE", "SUM", "SUM_W", "SUM_BIAS", "SUM_QUERY",
 }  # fmt: skip
 WINDOWS = {"KEYS", "OPERATIONS", "RESULTS", "D_KEYS", "D_OPERATIONS", "D_RESULTS"}
-COUNTS = {"pairs", "first", "count"}
+COUNTS = {"pairs", "first", "count", "stride"}
+INTEGERS = {"K", "N", "threshold", "draw", "grouped", "operations", "each", "later"}
 SPECIALISED = {"N", "count"}
 """Integers for whose values some kernels are compiled anew; their masks then cover whole vectors."""
 
@@ -104,18 +107,40 @@ class Case:
         return "PRECISION" in self.function.arg_names
 
     @property
-    def weight_bytes(self) -> int:
-        """Of both weights of a chain, which each of its tiles reads; 0 of other kernels."""
-        return 2 * self.width**2 * TORCH[self.dtype].itemsize if self.kernel in configs.CHAINS else 0
+    def read_bytes(self) -> int:
+        """What a program that multiplies pairs reads in its loops: a chain its weights, `weights` its pairs; 0 of other
+        kernels."""
+        size = TORCH[self.dtype].itemsize
+        if self.kernel == "weights":
+            return EACH * TOKENS * (self.constants["BM"] + self.constants["BD"]) * size
+        if self.kernel in configs.FIRST_HALVES.values():
+            return self.width * self.constants["BC"] * size
+        if self.kernel in configs.CHAINS:
+            return self.width * (2 * self.width if self.fused else self.constants["BD"]) * size
+        return 0
+
+    @property
+    def fused(self) -> bool:
+        """Whether a program of a chain makes its middle."""
+        return configs.is_fused(self.kernel, self.width, TORCH[self.dtype])
+
+    @property
+    def rows(self) -> int:
+        """Of the tile that it multiplies, or multiplies for."""
+        return self.constants.get("BM", self.constants.get("BN", 0))
 
     @property
     def turns(self) -> tuple[int, int, int]:
-        """How often a tile executes what stands within none of its kernel's loops, within one, and within two."""
-        if self.kernel not in configs.CHAINS:
-            return 1, 1, 1
-        BC, BR = self.constants["BC"], self.constants["BR"] or self.width
-        outer = -(-self.width // BC)
-        return 1, outer, outer * -(-self.width // BR)
+        """How often a program executes what stands within none of its kernel's loops, within one, and within two."""
+        if self.kernel == "weights":
+            return 1, EACH, EACH * -(-TOKENS // self.constants["BN"])
+        if self.kernel in configs.FIRST_HALVES.values():
+            return 1, -(-self.width // self.constants["BR"]), 0
+        if self.kernel in configs.CHAINS:
+            BC, BR = self.constants["BC"], self.constants["BR"] or self.width
+            outer = -(-self.width // BC)
+            return 1, outer, outer * -(-self.width // BR)
+        return 1, 1, 1
 
     @property
     def label(self) -> str:
@@ -159,16 +184,14 @@ class Result:
         case, found = self.case, []
         if self.shared > shared_memory(case.architecture):
             found.append(f"{self.shared} bytes of shared memory")
-        if self.spilled_bytes > MOST_SPILLED * case.weight_bytes:
+        if self.spilled_bytes > MOST_SPILLED * case.read_bytes:
             found.append(f"{self.spilled} spill instructions move {self.spilled_bytes / KIB:.0f} KiB a tile")
         if self.executed > MOST_EXECUTED:
             found.append(f"{self.executed:.2f} products for one")
         if case.products and case.dtype != "float32":
             if not any(self.counts[code] for code in TENSOR_CORES):
                 found.append("no tensor cores")
-            large = (
-                case.weight_bytes and case.constants["BN"] >= 64 and case.architecture == 90 and case.dtype != "tf32"
-            )
+            large = case.read_bytes and case.rows >= 64 and case.architecture == 90 and case.dtype != "tf32"
             if large and not self.counts["HGMMA"]:
                 found.append("no HGMMA")
         return found
@@ -192,7 +215,7 @@ def signature(case: Case) -> tuple[dict, dict]:
             kinds[name] = "fp32"
         elif name in COUNTS:
             kinds[name] = "i64"
-        elif name in ("K", "N", "threshold", "draw") or name.endswith(("_threshold", "_stream")):
+        elif name in INTEGERS or name.endswith(("_threshold", "_stream")):
             kinds[name] = "i32"
         else:
             kinds[name] = "*i8" if name == "MASK" else "*fp32" if name in FLOATS else element
@@ -272,7 +295,7 @@ def compiled(case: Case) -> Result:
 
 
 SWITCHES = (
-    "ALIGNED", "GATED", "ADD", "MASKED", "OWN", "DROP", "DROP_PRODUCT", "DROP_VALUE", "DROP_ATTENTION", "MASK_SELF",
+    "ALIGNED", "GATED", "ADD", "MASKED", "DROP", "DROP_PRODUCT", "DROP_VALUE", "DROP_ATTENTION", "MASK_SELF",
 )  # fmt: skip
 ABSENT = {"seed": "DROP", "gate": "GATED", "EXTRA": "ADD", "MASK": "MASKED", "Q": "GATED", "DS": "GATED"}
 """Arguments that may be None where the kernel has this switch and it is off."""
@@ -283,14 +306,18 @@ def cases_of(
 ) -> Iterator[Case]:
     """A kernel at every configuration it may be launched with, everything it can do switched on, or off, for
     attention over N = 196 tokens, or 256."""
-    function, N = KERNELS[kernel], 196 if on else 256
-    sizes = {"R": width, "D": width, "RP": max(16, power_of_2(width)), "BLOCKS": 3 if on else 1}
+    function, N = KERNELS[kernel], TOKENS if on else 256
+    sizes = {"R": width, "D": width, "GROUP": 4, "BLOCKS": 3 if on else 1, "OF_TOKENS": not on}
+    if kernel in configs.CHAINS:
+        sizes["BD"] = configs.columns(kernel, width, TORCH[dtype])
+    elif kernel == "weights":
+        sizes["BD"] = configs.weight_columns(width, TORCH[dtype])
     precision = "tf32" if dtype == "tf32" else "ieee"
     fixed = dict.fromkeys(SWITCHES, on) | sizes | {"PRECISION": precision, "ACTIVATION": activation}
     constants = {name: value for name, value in fixed.items() if name in function.arg_names}
     if not on:
         constants |= dict.fromkeys(absent(function))
-    for entry in configs.entries(kernel, architecture, TORCH[dtype], width, 6, N, activation):
+    for entry in configs.entries(kernel, architecture, TORCH[dtype], width, 6, N, precision):
         yield Case(kernel, architecture, dtype, width, entry, constants, bool(variants(function)) and not on)
 
 
@@ -326,14 +353,20 @@ def cases(
     names = [name for name in KERNELS if kernel in name]
     points = itertools.product(names, activations, architectures, dtypes, widths or WIDTHS)
     for name, activation, architecture, dtype, width in points:
-        chain = name in configs.CHAINS
-        served = configs.is_fused(name, width, TORCH[dtype]) if chain else widths or width in OTHER_WIDTHS
-        if not served:
+        if not serves(name, width, dtype) and not (widths and name not in configs.FIRST_HALVES.values()):
             continue
         if activation == activations[0] or "ACTIVATION" in KERNELS[name].arg_names:
             yield from cases_of(name, architecture, dtype, width, activation=activation)
         if width == 256 or name in WITH_AND_WITHOUT:
             yield from cases_of(name, architecture, dtype, width, on=False, activation=activation)
+
+
+def serves(kernel: str, width: int, dtype: str) -> bool:
+    """Whether the matrix has this kernel at this width."""
+    halved = [chain for chain, half in configs.FIRST_HALVES.items() if half == kernel]
+    if halved:
+        return not all(configs.is_fused(chain, width, TORCH[dtype]) for chain in halved)
+    return kernel in configs.CHAINS or width in OTHER_WIDTHS
 
 
 def row(result: Result) -> str:

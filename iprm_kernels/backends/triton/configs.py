@@ -26,6 +26,8 @@ ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 SMALL = 86
 """The family of cards with 99 KB of shared memory a block."""
 CHAINS = ("logits", "recompute", "chain_backward")
+FIRST_HALVES = {"logits": "pre", "recompute": "pre", "chain_backward": "d_pre"}
+"""What makes the middle of a chain whose sums are held in blocks of columns."""
 BUFFER_BYTES = 128 * 2**20
 """For the pairs of some samples at a time, see `execution.py`."""
 
@@ -54,29 +56,37 @@ class Tile(NamedTuple):
     BN: int  # pairs
     BC: int  # columns of the hidden tile at a time
     BR: int  # columns of the first product's contraction at a time; 0 is all, held in registers
-    PARTS: int  # column parts of the end of the logits kernel
+    PARTS: int  # column parts of the end of the forward chain
     warps: int
     stages: int
 
     def entry(self, kernel: str) -> Entry:
         constants = {"BN": self.BN, "BC": self.BC, "BR": self.BR}
-        constants |= {"PARTS": self.PARTS} if kernel == "logits" else {}
+        constants |= {"PARTS": self.PARTS} if kernel in ("logits", "recompute") else {}
         return Entry(tuple(constants.items()), self.warps, self.stages)
 
 
 WIDEST = {"logits": 1024, "recompute": 512, "chain_backward": 512}
-"""The widest chains. At R = 1024 a tile holds 32 pairs and reads both weights whole, 2 MB each: the library's products,
-with every intermediate through memory, move a tenth of that. The backward pass, which has buffers for the intermediates
-anyway, leaves wider products to the library; the forward pass streams, so as to store nothing of the pairs' size."""
-WIDEST_OTHERS = 512
-"""The same for float32, whose tiles would hold 16 pairs, too few for 8 warps of tf32 products; and for widths without
-alignment, whose masks and dropout words spill in wider tiles."""
+"""The widest chains. At R = 1024 a tile holds 32 pairs and reads both weights whole, 2 MB each: two kernels, with the
+middle of the chain in memory between them, move a tenth of that. The backward pass, which has buffers for the pairs
+anyway, is two kernels for what is wider; the forward pass streams, so as to store nothing of the pairs' size."""
+WIDEST_OTHERS = 256
+"""The same for float32, whose products outweigh what memory moves; and for widths without alignment, whose masks and
+dropout words spill in wider tiles."""
+BLOCK, BLOCK_OTHERS = 256, 128
+"""Columns of the sum that a program holds where R is too wide for all."""
+GROUPED = 16
+"""Operations of a token in one tile of the backward chain; of more each 16 leave a part of the sums over them."""
+WEIGHT_COLUMNS = {2: 128, 4: 64}
+"""Columns of a weight whose gradient a program holds: fixed, for each block leaves its part of the gate's."""
+WEIGHT_PROGRAMS = 256
+"""About how many programs share a weight's gradient: two for each multiprocessor of an H100, and so many parts, which
+are then summed, that they stay in the second-level cache."""
 
 # by width R rounded up to 128, 256, 512 or 1024
 _FLOAT = {
     128: [Tile(32, 32, 32, 1, 4, 2), Tile(32, 32, 32, 1, 8, 2)],
     256: [Tile(32, 32, 32, 1, 8, 3), Tile(16, 64, 32, 1, 8, 2)],
-    512: [Tile(32, 32, 32, 1, 8, 2)],
 }
 _HALF = {
     80: {
@@ -100,7 +110,7 @@ _HALF = {
     100: {
         128: [Tile(128, 64, 0, 4, 8, 2), Tile(64, 64, 0, 2, 4, 2)],
         256: [Tile(128, 64, 0, 4, 8, 2), Tile(128, 32, 0, 4, 8, 2), Tile(64, 64, 64, 4, 8, 2)],
-        512: [Tile(64, 64, 64, 2, 8, 1)],
+        512: [Tile(64, 64, 64, 4, 8, 1)],
         1024: [Tile(32, 32, 64, 2, 8, 2)],
     },
 }
@@ -115,42 +125,87 @@ _PADDED = {
 _ODD = {
     128: [Tile(16, 32, 32, 2, 4, 2)],
     256: [Tile(32, 32, 64, 2, 8, 2)],
-    512: [Tile(16, 64, 64, 1, 8, 2)],
 }
 _PADDED_FLOAT = {
     128: [Tile(16, 32, 32, 1, 4, 1)],
     256: [Tile(32, 32, 32, 1, 8, 2)],
-    512: [Tile(32, 32, 32, 1, 8, 2)],
 }
 _ODD_FLOAT = {
     128: [Tile(16, 32, 32, 1, 4, 2)],
     256: [Tile(16, 64, 32, 1, 8, 2)],
-    512: [Tile(32, 32, 32, 1, 8, 2)],
+}
+# The backward chain adds its rows up by a product with 16 rows or more, which 8 warps share where BC is 64.
+_BACKWARD = {
+    "half": {256: [Tile(64, 64, 64, 1, 8, 2)], 512: [Tile(64, 64, 32, 1, 8, 2), Tile(32, 64, 64, 1, 8, 2)]},
+    "odd": {256: [Tile(32, 64, 64, 1, 8, 2)]},
+    "float": {256: [Tile(16, 32, 32, 1, 8, 2)]},
+    "tf32": {256: [Tile(32, 64, 32, 1, 8, 2)]},
+}
+# chains that hold blocks of columns, and their first halves
+_BLOCKS = {
+    "half": [Tile(64, 64, 64, 2, 8, 2)],
+    "odd": [Tile(32, 64, 64, 1, 8, 2)],
+    "float": [Tile(32, 32, 32, 1, 8, 2)],
+}
+_HALVES = {
+    "half": [Tile(128, 128, 64, 1, 8, 2)],
+    "odd": [Tile(64, 64, 64, 1, 8, 2)],
+    "float": [Tile(64, 64, 32, 1, 8, 2)],
 }
 INTERPRETED = Tile(64, 64, 0, 2, 4, 1)
+INTERPRETED_HALF = Tile(64, 32, 32, 1, 4, 1)
 
 
 def is_fused(chain: str, width: int, dtype: torch.dtype) -> bool:
-    """Whether a chain of products of this width is one kernel, and not the library's products."""
+    """Whether a program holds all columns of a chain of this width."""
     others = width % 16 or dtype == torch.float32
     return width <= (min(WIDEST[chain], WIDEST_OTHERS) if others else WIDEST[chain])
 
 
-def tiles(architecture: int, dtype: torch.dtype, R: int) -> list[Tile]:
-    """The configurations of a chain that may be launched, the fixed choice first, of a width that is fused."""
-    width = next(width for width in (128, 256, 512, 1024) if width >= R)
-    if dtype == torch.float32:
-        lists = _FLOAT if width == R else _ODD_FLOAT if R % 16 else _PADDED_FLOAT
-    elif R % 16:
+def columns(chain: str, width: int, dtype: torch.dtype) -> int:
+    """How many columns of a chain's sum a program holds, BD."""
+    if is_fused(chain, width, dtype):
+        return max(16, power_of_2(width))
+    return BLOCK_OTHERS if width % 16 or dtype == torch.float32 else BLOCK
+
+
+def grouped(K: int) -> int:
+    """Operations of a token in one tile of the backward chain, as even as can be."""
+    return -(-K // -(-K // GROUPED))
+
+
+def weight_columns(R: int, dtype: torch.dtype) -> int:
+    """How many columns of a weight whose gradient a program holds, BD."""
+    return cut(WEIGHT_COLUMNS[dtype.itemsize], R)
+
+
+def tiles(kernel: str, architecture: int, dtype: torch.dtype, R: int, tf32: bool = False) -> list[Tile]:
+    """The configurations of a chain, or half of one, that may be launched, the fixed choice first."""
+    kind = "float" if dtype == torch.float32 else "odd" if R % 16 else "half"
+    if kernel not in CHAINS:
+        return _HALVES[kind]
+    if not is_fused(kernel, R, dtype):
+        return _BLOCKS[kind]
+    if kernel == "chain_backward":
+        lists = _BACKWARD["tf32" if tf32 else kind]
+    elif kind == "float":
+        lists = _FLOAT if power_of_2(R) == R else _ODD_FLOAT if R % 16 else _PADDED_FLOAT
+    elif kind == "odd":
         lists = _ODD
     else:
-        lists = _PADDED if width != R else _HALF[family(architecture)]
-    return lists[width]
+        lists = _PADDED if power_of_2(R) != R else _HALF[family(architecture)]
+    return lists[min(width for width in lists if width >= R)]
+
+
+def least_rows(kernel: str, architecture: int | None, dtype: torch.dtype, R: int) -> int:
+    """Pairs of the smallest tile that a chain may be launched with: one part of a sum for so many."""
+    found = [INTERPRETED] if architecture is None else tiles(kernel, architecture, dtype, R)
+    return min(tile.BN for tile in found)
 
 
 def every_tile() -> list[Tile]:
-    """All configurations of all lists."""
-    families = (_FLOAT, _PADDED_FLOAT, _ODD_FLOAT, _PADDED, _ODD, *_HALF.values())
+    """All configurations of all lists of the chains."""
+    families = (_FLOAT, _PADDED_FLOAT, _ODD_FLOAT, _PADDED, _ODD, *_HALF.values(), *_BACKWARD.values(), _BLOCKS)
     return sorted({tile for lists in families for entries in lists.values() for tile in entries})
 
 
@@ -177,12 +232,10 @@ _ATTENTION = {
     "d_tokens": {2: [(64, 64, 4, 2), (64, 128, 4, 3)], 4: [(32, 64, 4, 3), (32, 32, 4, 3)]},
     "d_query": {2: [(64, 64, 4, 3), (32, 128, 4, 3)], 4: [(32, 64, 4, 3), (32, 32, 4, 3)]},
 }
+# (BM, BN, warps, stages) of the weights' gradients
+_WEIGHTS = {2: [(64, 64, 8, 3), (128, 32, 8, 3)], 4: [(64, 32, 8, 2)]}
 # (columns, warps) of the elementwise kernels, which are as wide for every dtype: they compute in float32
 _COLUMNS = {
-    "gate_backward": [(64, 8), (32, 4)],
-    "hidden": [(64, 4)],
-    "d_hidden": [(64, 4)],
-    "reduce": [(64, 8), (32, 4)],
     "simple_logits": [(64, 4), (32, 4)],
     "simple_backward": [(64, 8), (32, 4)],
     "composition_forward": [(64, 4)],
@@ -199,16 +252,23 @@ def cut(block: int, size: int, least: int = 16) -> int:
 
 @functools.cache
 def entries(
-    kernel: str, architecture: int | None, dtype: torch.dtype, width: int, K: int, N: int, activation: str | None = None
+    kernel: str, architecture: int | None, dtype: torch.dtype, width: int, K: int, N: int, precision: str = "ieee"
 ) -> tuple[Entry, ...]:
     """The configurations that may be launched, the fixed choice first; `width` is R or D."""
     if kernel in _SINGLE:
         return (_SINGLE[kernel],)
-    if kernel in CHAINS:
-        found = [INTERPRETED] if architecture is None else tiles(architecture, dtype, width)
-        if kernel == "chain_backward" and activation == "gelu":  # whose slope spills beside 64 columns
-            found = [tile for tile in found if tile.BC <= 32] or found
+    if kernel in CHAINS or kernel in FIRST_HALVES.values():
+        if architecture is None:
+            found = [INTERPRETED if kernel in CHAINS else INTERPRETED_HALF]
+        else:
+            found = tiles(kernel, architecture, dtype, width, precision == "tf32")
         return tuple(tile.entry(kernel) for tile in found)
+    if kernel == "weights":
+        found = [
+            Entry((("BM", cut(BM, width)), ("BN", cut(BN, N))), warps, stages)
+            for BM, BN, warps, stages in _WEIGHTS[dtype.itemsize]
+        ]
+        return tuple(dict.fromkeys(found))
     found = []
     # without alignment there are no vector loads, and as many columns take more registers
     most = 32 if width % 16 else 128

@@ -1,47 +1,53 @@
 """The execution cores. Forward: the logits of all pairs, then softmax and pooling (`attend.py`): two launches.
 
-Backward of execution = "full". The weights' gradients are sums over all B·K·N pairs of products of R-wide rows,
+Backward of execution = "full". With π = h ⊙ l, of which s = w · drop(φ(π)), and x = g ⊙ v, the gradients of the
+weights and of what gates their rows are sums over one product Q_k = Σ_n leftᵀ right of each operation,
 
-    dC1a = Σ_p d pre_pᵀ (g ⊙ v)_p ,  dC2 = Σ_p dh_pᵀ φ(pre)_p ,
+    dC2 = Σ_k l_k ⊙ Q_k ,   dl_k = Σ_c C2 ⊙ Q_k + ...        Q_k = Σ_n dπ_knᵀ φ(pre_kn)
+    dC1aᵀ = Σ_k g_k ⊙ Q_k , dg_k = Σ_c C1aᵀ ⊙ Q_k            Q_k = Σ_n v_nᵀ d pre_kn
 
-whose (R, R) float32 sums do not fit beside a tile's own accumulators (R = 256: 256 KB each, a whole register file),
-and one partial sum per program would be B·K·N / BN of them. So both factors go to a buffer for some samples at a
-time, and the library multiplies them. Three buffers of (pairs, R) in the inputs' dtype serve for everything, each
-overwritten once its content has been used up:
+so that neither h, nor dh, nor x, nor dx is ever written, and no sum over tokens is taken of them. Three buffers of
+(pairs, R) in the inputs' dtype, for some samples at a time, hold what goes from one kernel to the next:
 
-    recompute               writes pre, φ(pre), h                                2 products   3 R elements a pair
-    gate_backward           h -> dh; dl; each operation's part of dw and dc2     0            2 R
-    dC2 += dhᵀ φ(pre)       library                                              1            2 R
-    chain_backward          pre -> d pre, over φ(pre); dh -> dx                  2            4 R
-    reduce                  dv, du; parts of dg; g ⊙ v, over pre                 0            3 R
-    dC1a += d preᵀ (g ⊙ v)  library                                              1            2 R
+    recompute          writes pre and dπ; parts of dw                     2 products   2 R elements a pair
+    chain_backward     dπ, pre -> d pre; dv = Σ_k g ⊙ dx, du              2            3 R
+    weights, of C2     dπ, pre; dC2, dl, dc2                              1            2 R
+    weights, of C1a    d pre; dC1a, dg                                    1            1 R
 
-Six products of 2 R² operations a pair, which is the floor with recomputation, and 16 R elements moved a pair, through
-buffers of BUFFER_BYTES in all. R = 256, bfloat16: 1.5 KB of buffer a pair, hence 87381 pairs at once, 0.6 ms of an A100
-or 0.16 ms of a B200 (benchmarks/roofline.py, predicted) for some 6 launches. Buffers that fit the second-level cache
-(32 MB) would save memory traffic, but leave the card waiting for launches. A sample is never cut, so the bound is
-max(BUFFER_BYTES, 3·K·N·R elements).
+Six products of 2 R² operations a pair, which is the floor with recomputation, and 8 R elements moved a pair, through
+buffers of BUFFER_BYTES in all. R = 256, bfloat16: 1.5 KB of buffer a pair, hence 87381 pairs at once for 4 launches. A
+sample is never cut, so the bound is max(BUFFER_BYTES, 3·K·N·R elements).
 
-Over their widest R (`configs.WIDEST`), where products are nearly all of the work, `recompute` and `chain_backward` are
-the library's products between elementwise kernels, and the forward pass goes through three such buffers too.
+Over their widest R (`configs.WIDEST`) `recompute`, `chain_backward` and the forward's `logits` hold blocks of columns
+and go over pairs twice: a kernel of its own first writes pre, or d pre, to its buffer.
 
 Every sum has a fixed order: within a program, then over the programs' parts by the library's deterministic sum. There
-are no atomics. The end of the forward chain, with the dropout bits and the derivative of the gate, is a kernel of its
-own: inside `recompute` it ran out of registers at every tile that fills a matrix instruction.
+are no atomics.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from iprm_kernels.backends.eager import unneeded
-from iprm_kernels.backends.triton import attention
+from iprm_kernels.backends.triton import attention, configs
 from iprm_kernels.backends.triton.configs import BUFFER_BYTES, ROWS, is_fused
-from iprm_kernels.backends.triton.launch import Draws, Grid, bytes_of, cdiv, contiguous, draws_of, launch, over_pairs
+from iprm_kernels.backends.triton.launch import (
+    Draws,
+    architecture_of,
+    bytes_of,
+    cdiv,
+    contiguous,
+    draws_of,
+    launch,
+    over_pairs,
+    over_tokens,
+    precision,
+)
 from iprm_kernels.philox import Role
 
 
@@ -66,14 +72,28 @@ def execution(
     v, u, g, l, C1a, C2, c2, w, tokens = contiguous(v, u, g, l, C1a, C2, c2, w, tokens)
     (B, K, R), N = g.shape, v.shape[1]
     logits = floats(v, B, K, N)
-    if not is_fused("logits", R, v.dtype):
-        wide_logits((v, u, g, l), C1a, C2, c2, w, logits, product, activation)
-    elif logits.numel():
-        over_pairs(
-            "logits", v, u, g, l, C1a, C2, c2, w, logits, *product, pairs=B * K * N, N=N, K=K, R=R,
-            ACTIVATION=activation, DROP=product.on,
-        )  # fmt: skip
+    if logits.numel():
+        fused = is_fused("logits", R, v.dtype)
+        parts = [slice(0, B)] if fused else chunks(B, K * N * R * v.element_size())
+        pre = None if fused else v.new_empty(parts[0].stop * K * N, R)
+        for s in parts:
+            pair_logits((v[s], u[s], g[s], l[s], C1a, C2, c2, w), pre, logits[s], s.start * K * N, product, activation)
     return attention.pool(logits, tokens, bytes_of(mask), attention_drop)
+
+
+def pair_logits(
+    inputs: Sequence[Tensor], pre: Tensor | None, logits: Tensor, first: int, product: Draws, activation: str
+) -> None:  # fmt: skip
+    """The logits of some samples; `pre` is a buffer, where the width needs one."""
+    v, u, g, _, C1a, _, _, _ = inputs
+    sizes = {"pairs": logits.numel(), "N": v.shape[1], "K": g.shape[1], "R": g.shape[2]}
+    blocks = cdiv(g.shape[2], configs.columns("logits", g.shape[2], v.dtype))
+    parts = logits if pre is None else floats(v, blocks, *logits.shape)
+    if pre is not None:
+        over_pairs("pre", v, u, g, C1a, pre, **sizes)
+    over_pairs("logits", *inputs, pre, parts, *product, first, ACTIVATION=activation, DROP=product.on, **sizes)
+    if pre is not None:
+        torch.sum(parts, 0, out=logits)
 
 
 def chunks(samples: int, sample_bytes: int) -> list[slice]:
@@ -81,17 +101,6 @@ def chunks(samples: int, sample_bytes: int) -> list[slice]:
     most = max(1, BUFFER_BYTES // max(1, sample_bytes))
     size = cdiv(samples, max(1, cdiv(samples, most)))
     return [slice(start, min(start + size, samples)) for start in range(0, samples, max(1, size))]
-
-
-def add_product(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
-    """total + leftᵀ right in float32, accumulated in it also within a product where the library can."""
-    if left.dtype == torch.float32:
-        return left.mT @ right if total is None else total.addmm_(left.mT, right)
-    if left.is_cuda and "dtype" in torch.ops.aten.mm.overloads():
-        product = torch.ops.aten.mm.dtype(left.mT, right, torch.float32)
-    else:
-        product = (left.mT @ right).float()
-    return product if total is None else total.add_(product)
 
 
 def execution_backward(
@@ -105,115 +114,95 @@ def execution_backward(
     )
     ds = attention.d_logits(grad_pooled, grad_attention, tokens, a, attention_drop)
     d_tokens = attention.d_tokens(grad_pooled, a, attention_drop, tokens) if needs[8] else unneeded(tokens)
+    if not ds.numel():
+        return *map(torch.zeros_like, (v, u, g, l, C1a, C2, c2, w)), d_tokens
     (B, K, R), N = g.shape, v.shape[1]
-    dv, du, dl = (torch.empty_like(t) for t in (v, u, l))
-    sum_g, sum_w, sum_c2 = floats(v, B, cdiv(N, ROWS), K, R), floats(v, B, K, R), floats(v, B, K, R)
-    products: tuple[Tensor | None, Tensor | None] = None, None  # dC1a and dC2
-    parts = chunks(B, 3 * K * N * R * v.element_size()) if K else []
-    buffers = [v.new_empty((parts[0].stop if parts else 0) * K * N, R) for _ in range(3)]
-    for s in parts:
-        products = pair_gradients(
-            (v[s], u[s], g[s], l[s], C1a, C2, c2, w), ds[s], s.start * K * N, buffers, product, activation,
-            [t[s] for t in (dv, du, dl, sum_g, sum_w, sum_c2)], products, needs,
-        )  # fmt: skip
-    dg, dw, dc2 = sum_g.sum(1), sum_w.sum((0, 1)), sum_c2.sum((0, 1))
-    dC1a, dC2 = (weight_gradient(*of) for of in zip((C1a, C2), products, needs[4:6], strict=True))
-    return dv, du, dg.to(v.dtype), dl, dC1a, dC2, dc2.to(v.dtype), dw.to(v.dtype), d_tokens
+    parts = chunks(B, 3 * K * N * R * v.element_size())
+    buffers = [v.new_empty(parts[0].stop * K * N, R) for _ in range(3)]  # pre, dπ, d pre
+    dv, du = torch.empty_like(v), torch.empty_like(u)
+    tiles = cdiv(parts[0].stop * K * N, configs.least_rows("recompute", architecture_of(v.device), v.dtype, R))
+    d_w = floats(v, len(parts), tiles, R).zero_()  # larger tiles leave fewer parts
+    sums = [WeightSums.of(v, parts[0].stop * K, B * K) for _ in range(2)]
+    for i, s in enumerate(parts):
+        inputs = v[s], u[s], g[s], l[s], C1a, C2, c2, w
+        pair_gradients(inputs, ds[s], s.start * K * N, buffers, product, activation, (dv[s], du[s], d_w[i]), sums)
+    of_C2, of_C1a = sums
+    dl, dg = (of.gate.sum(0).view_as(g) for of in sums)
+    dC1a = of_C1a.weight.sum(0).mT if needs[4] else unneeded(dg)  # nothing but the sum is saved
+    dC2 = of_C2.weight.sum(0) if needs[5] else unneeded(dl)
+    found = dg, dl, dC1a, dC2, of_C2.bias.sum(0), d_w.sum((0, 1))
+    return dv, du, *(t.to(v.dtype).contiguous() for t in found), d_tokens
 
 
-def weight_gradient(weight: Tensor, total: Tensor | None, need: bool) -> Tensor:
-    """A weight's gradient from what was added up, which is None where there are no pairs."""
-    if not need:
-        return unneeded(weight)
-    return torch.zeros_like(weight) if total is None else total.to(weight.dtype)
+class WeightSums(NamedTuple):
+    """What `weights` adds up, float32: parts of the gradients of a weight and its bias, each of up to so many
+    operations at a time, and those of each operation's gate by blocks of columns."""
+
+    weight: Tensor  # (parts, R, R)
+    bias: Tensor  # (parts, R)
+    gate: Tensor  # (blocks, B·K, R)
+    each: int
+
+    @classmethod
+    def of(cls, like: Tensor, operations: int, all_operations: int) -> WeightSums:
+        """Empty ones, for so many operations at a time."""
+        R = like.shape[-1]
+        blocks = cdiv(R, configs.weight_columns(R, like.dtype))
+        each = cdiv(operations, max(1, configs.WEIGHT_PROGRAMS // blocks**2))
+        parts = cdiv(operations, each)
+        return cls(floats(like, parts, R, R), floats(like, parts, R), floats(like, blocks, all_operations, R), each)
 
 
 def pair_gradients(
     inputs: Sequence[Tensor], ds: Tensor, first: int, buffers: Sequence[Tensor], product: Draws, activation: str,
-    outputs: Sequence[Tensor], totals: tuple[Tensor | None, Tensor | None], needs: Sequence[bool],
-) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
-    """The gradients of some samples into `outputs`; -> what was added up of dC1a and dC2, with their part."""
-    v, u, g, l, C1a, C2, c2, w = inputs
-    dv, du, dl, sum_g, sum_w, sum_c2 = outputs
-    dC1a, dC2 = totals
+    outputs: Sequence[Tensor], sums: Sequence[WeightSums],
+) -> None:  # fmt: skip
+    """The gradients of some samples into `outputs`, and added to `sums`."""
+    v, u, g, l, C1a, C2, c2, _ = inputs
+    dv, du, d_w = outputs
     (B, K, R), N = g.shape, v.shape[1]
-    pre, hidden, dh = (t[: B * K * N] for t in buffers)  # hidden then holds d pre, dh dx, and pre g ⊙ v
-    recompute(v, u, g, C1a, C2, c2, pre, hidden, dh, activation)
-    launch(
-        "gate_backward", lambda meta: (B * K, cdiv(R, meta["BR"])), l, w, ds, dh, dl, sum_w, sum_c2, *product, first,
-        N=N, R=R, ACTIVATION=activation, DROP=product.on, like=v,
+    pre, d_product, d_pre = (t[: B * K * N] for t in buffers)
+    sizes: dict[str, Any] = {"N": N, "K": K, "R": R}
+    if not is_fused("recompute", R, v.dtype):
+        over_pairs("pre", v, u, g, C1a, pre, pairs=B * K * N, **sizes)
+    over_pairs(
+        "recompute", *inputs, ds, pre, d_product, d_w, *product, first, pairs=B * K * N, ACTIVATION=activation,
+        DROP=product.on, **sizes,
     )  # fmt: skip
-    if needs[5]:
-        dC2 = add_product(dC2, dh, hidden)
-    chain_backward(C1a, C2, pre, hidden, dh, activation)
+    chain_backward(g, l, C1a, C2, pre, d_product, d_pre, dv, du, activation)
+    done = first // N
+    weights(d_product, pre, l, C2, c2, sums[0], done, activation, **sizes)
+    weights(v, d_pre, g, C1a, None, sums[1], done, activation, **sizes)
+
+
+def chain_backward(
+    g: Tensor, l: Tensor, C1a: Tensor, C2: Tensor, pre: Tensor, d_product: Tensor, d_pre: Tensor, dv: Tensor,
+    du: Tensor, activation: str,
+) -> None:  # fmt: skip
+    """From dπ to d pre, and to dv and du, which are sums over the operations: of parts, where these are many."""
+    (B, N, R), K = dv.shape, g.shape[1]
+    parts = cdiv(K, configs.grouped(K))
+    sum_v, sum_u = (t if parts == 1 else floats(t, parts, B, N, R) for t in (dv, du))
+    sizes: dict[str, Any] = {"tokens": B * N, "N": N, "K": K, "R": R, "ACTIVATION": activation}
+    if not is_fused("chain_backward", R, dv.dtype):
+        over_tokens("d_pre", l, C2, pre, d_product, d_pre, sum_u, **sizes)
+    over_tokens("chain_backward", g, l, C1a, C2, pre, d_product, d_pre, sum_v, sum_u, **sizes)
+    if parts > 1:
+        dv.copy_(sum_v.sum(0))
+        du.copy_(sum_u.sum(0))
+
+
+def weights(
+    left: Tensor, right: Tensor, gate: Tensor, weight: Tensor, bias: Tensor | None, sums: WeightSums, done: int,
+    activation: str, N: int, K: int, R: int,
+) -> None:  # fmt: skip
+    """Add the gradients of a weight, its bias and its gate. `done` is how many operations came before these; without
+    bias the left rows are the tokens'."""
+    parts, BD = sums.weight.shape[0], configs.weight_columns(R, left.dtype)
     launch(
-        "reduce", lambda meta: (B * sum_g.shape[1], cdiv(R, meta["BR"])), v, g, dh, hidden, pre, dv, du, sum_g, N=N,
-        K=K, R=R, like=v,
-    )  # fmt: skip
-    if needs[4]:
-        dC1a = add_product(dC1a, hidden, pre)
-    return dC1a, dC2
-
-
-def recompute(
-    v: Tensor, u: Tensor, g: Tensor, C1a: Tensor, C2: Tensor, c2: Tensor, pre: Tensor, hidden: Tensor, h: Tensor,
-    activation: str,
-) -> None:  # fmt: skip
-    """The forward chain into the buffers pre, hidden = φ(pre) and h."""
-    (B, K, R), N = g.shape, v.shape[1]
-    sizes: dict[str, Any] = {"pairs": B * K * N, "N": N, "K": K, "R": R, "ACTIVATION": activation}
-    if is_fused("recompute", R, v.dtype):
-        over_pairs("recompute", v, u, g, C1a, C2, c2, pre, hidden, h, **sizes)
-        return
-    torch.mul(g[:, :, None], v[:, None], out=h.view(B, K, N, R))
-    torch.mm(h, C1a.mT, out=pre)
-    elementwise("hidden", u, pre, hidden, **sizes)
-    torch.addmm(c2, hidden, C2.mT, out=h)
-
-
-def chain_backward(C1a: Tensor, C2: Tensor, pre: Tensor, d_pre: Tensor, dh: Tensor, activation: str) -> None:
-    """From dh to d pre, and to dx, over dh."""
-    sizes: dict[str, Any] = {"pairs": pre.shape[0], "R": pre.shape[1], "ACTIVATION": activation}
-    if is_fused("chain_backward", pre.shape[1], pre.dtype):
-        over_pairs("chain_backward", C1a, C2, pre, d_pre, dh, **sizes)
-        return
-    torch.mm(dh, C2, out=d_pre)
-    elementwise("d_hidden", pre, d_pre, **sizes)
-    torch.mm(d_pre, C1a, out=dh)
-
-
-def elementwise(kernel: str, first: Tensor, *args: Any, pairs: int, R: int, **options: Any) -> None:
-    """Launch a kernel over the elements of a buffer."""
-    grid: Grid = lambda meta: (cdiv(pairs, meta["BN"]), cdiv(R, meta["BR"]))  # noqa: E731
-    launch(kernel, grid, first, *args, pairs, R=R, like=first, **options)
-
-
-def wide_logits(
-    inputs: Sequence[Tensor], C1a: Tensor, C2: Tensor, c2: Tensor, w: Tensor, logits: Tensor, product: Draws,
-    activation: str,
-) -> None:  # fmt: skip
-    """The logits of widths over its widest, through three buffers for some samples at a time."""
-    (B, K, R), N = inputs[2].shape, inputs[0].shape[1]
-    parts = chunks(B, 3 * K * N * R * w.element_size()) if logits.numel() else []
-    buffers = [w.new_empty((parts[0].stop if parts else 0) * K * N, R) for _ in range(3)]
-    for s in parts:
-        v, u, g, l = (t[s] for t in inputs)
-        count = g.shape[0] * K * N
-        pre, hidden, h = (t[:count] for t in buffers)
-        recompute(v, u, g, C1a, C2, c2, pre, hidden, h, activation)
-        scores(h, l, w, logits[s], s.start * K * N, N, activation, product, own=True)
-
-
-def scores(
-    keys: Tensor, query: Tensor, w: Tensor, logits: Tensor, first: int, N: int, activation: str, product: Draws,
-    own: bool = False,
-) -> None:  # fmt: skip
-    """w · drop(φ(query ⊙ keys)); the keys are of the tokens, or each pair's own."""
-    _, K, R = query.shape
-    count = logits.numel()
-    launch(
-        "simple_logits", lambda meta: (cdiv(count, meta["BN"]),), keys, query, w, logits, *product, first, count, N=N,
-        K=K, R=R, ACTIVATION=activation, DROP=product.on, OWN=own, like=keys,
+        "weights", lambda meta: (cdiv(R, meta["BM"]) * cdiv(R, BD), parts), left, right, gate, weight, bias,
+        sums.weight, sums.gate[:, done:], sums.bias, gate.numel() // R, sums.each, sums.gate[0].numel(), int(done > 0),
+        N=N, K=K, R=R, BD=BD, ACTIVATION=activation, PRECISION=precision(left.dtype), OF_TOKENS=bias is None, like=left,
     )  # fmt: skip
 
 
@@ -223,10 +212,13 @@ def execution_simple(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     product, attention_drop = rates(seed, step, p_product, p_attention)
     keys, query, w, tokens = contiguous(keys, query, w, tokens)
-    (B, K, _), N = query.shape, keys.shape[1]
+    (B, K, R), N = query.shape, keys.shape[1]
     logits = floats(keys, B, K, N)
-    if logits.numel():
-        scores(keys, query, w, logits, 0, N, activation, product)
+    if count := logits.numel():
+        launch(
+            "simple_logits", lambda meta: (cdiv(count, meta["BN"]),), keys, query, w, logits, *product, count, N=N, K=K,
+            R=R, ACTIVATION=activation, DROP=product.on, like=keys,
+        )  # fmt: skip
     return attention.pool(logits, tokens, bytes_of(mask), attention_drop)
 
 

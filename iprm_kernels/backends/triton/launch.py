@@ -35,11 +35,10 @@ KERNELS = {
     "d_query": attend.d_query_kernel,
     "logits": pairs.logits_kernel,
     "recompute": pairs.recompute_kernel,
-    "hidden": pairs.hidden_kernel,
-    "d_hidden": pairs.d_hidden_kernel,
-    "gate_backward": pairs.gate_backward_kernel,
+    "pre": pairs.pre_kernel,
+    "d_pre": pairs.d_pre_kernel,
     "chain_backward": pairs.chain_backward_kernel,
-    "reduce": pairs.reduce_kernel,
+    "weights": pairs.weights_kernel,
     "simple_logits": simple.simple_logits_kernel,
     "simple_backward": simple.simple_backward_kernel,
     "composition_forward": compose.forward_kernel,
@@ -47,8 +46,9 @@ KERNELS = {
     "columns_backward": compose.columns_backward_kernel,
     "dropout": philox.dropout_kernel,
 }
-IN_PLACE = {"gate_backward": ["H"], "chain_backward": ["D_H"]}
-"""Arguments that a kernel reads and overwrites, which the autotuner must restore between its runs."""
+IN_PLACE = {"recompute": ["SUM_W"], "weights": ["SUM", "SUM_BIAS"]}
+"""Arguments that a kernel adds to, or of which a configuration writes a part, which the autotuner must restore between
+its runs."""
 OPTIONS = {"enable_fp_fusion": True}
 """What must not depend on the default of a Triton version: a · b + c is one rounding."""
 Grid = Callable[[dict[str, int]], tuple[int, ...]]
@@ -156,7 +156,7 @@ def launch(kernel: str, grid: Grid, *args: Any, like: Tensor, **options: Any) ->
         return
     sizes = options.get("R") or options.get("D"), options.get("K", 1), options.get("N", 1)
     entries = configs.entries(
-        kernel, architecture_of(like.device), like.dtype, *sizes, activation=options.get("ACTIVATION")
+        kernel, architecture_of(like.device), like.dtype, *sizes, options.get("PRECISION", "ieee")
     )
     first, *others = entries
     if like.is_cuda and others and tuning():
@@ -171,6 +171,23 @@ def launch(kernel: str, grid: Grid, *args: Any, like: Tensor, **options: Any) ->
 
 
 def over_pairs(kernel: str, first: Tensor, *args: Any, pairs: int, R: int, **options: Any) -> None:
-    """Launch a chain of products over so many pairs, which is the last of its first arguments."""
-    options |= {"R": R, "RP": max(16, power_of_2(R)), "PRECISION": precision(first.dtype)}
-    launch(kernel, lambda meta: (cdiv(pairs, meta["BN"]),), first, *args, pairs, like=first, **options)
+    """Launch a forward chain, or its first half, over so many pairs, which is the last of its first arguments."""
+    options |= product_options(kernel, R, first.dtype)
+    grid: Grid = lambda meta: (cdiv(pairs, meta["BN"]), cdiv(R, options.get("BD", meta["BC"])))  # noqa: E731
+    launch(kernel, grid, first, *args, pairs, like=first, **options)
+
+
+def over_tokens(kernel: str, first: Tensor, *args: Any, tokens: int, N: int, K: int, R: int, **options: Any) -> None:
+    """Launch a backward chain, or its first half, over all operations of so many tokens."""
+    grouped = configs.grouped(K)
+    options |= product_options(kernel, R, first.dtype) | {"GROUP": power_of_2(grouped + 1) // 2}
+    grid: Grid = lambda meta: (  # noqa: E731
+        cdiv(tokens, meta["BN"] // grouped), cdiv(K, grouped), cdiv(R, options.get("BD", meta["BC"]))
+    )  # fmt: skip
+    launch(kernel, grid, first, *args, tokens, N=N, K=K, grouped=grouped, like=first, **options)
+
+
+def product_options(kernel: str, R: int, dtype: torch.dtype) -> dict[str, Any]:
+    """What all launches of chains and their halves are given."""
+    found: dict[str, Any] = {"R": R, "PRECISION": precision(dtype)}
+    return found | ({"BD": configs.columns(kernel, R, dtype)} if kernel in configs.CHAINS else {})

@@ -1,15 +1,17 @@
 """The kernels over pairs (k, n) of execution = "full". One row of a tile is one pair.
 
-The pairs of all samples and operations are numbered p = (b·K + k)·N + n and cut into tiles of BN, wherever a sample
-or an operation ends: with N = 196, tiles that began anew for each operation would compute a quarter in vain. A row
-reads its v_n and u_n, and its g_k and l_k, through the caches: K neighbouring tiles share each of them, so a loop over
-K inside a program would save no memory traffic, but leave B·N / BN programs, too few for the card.
+The pairs of all samples and operations are numbered p = (b·K + k)·N + n. Forward they are cut into tiles of BN,
+wherever a sample or an operation ends: with N = 196, tiles that began anew for each operation would compute a quarter
+in vain. Backward a tile has some tokens with all their operations, up to GROUPED of them, whose gradients it adds up.
 
 A tile is a chain of two products that stream the weights in chunks of BC columns, and the middle of the chain exists
 only as a chunk (BN, BC):
 
-    x = g ⊙ v ;  for chunk c:  pre_c = x C1aᵀ[:, c] + u_c ;  h += φ(pre_c) C2ᵀ[c, :]           (forward)
-    for chunk c:  d pre_c = (dh C2[:, c]) ⊙ φ'(pre_c) ;  dx += d pre_c C1a[c, :]               (backward)
+    x = g ⊙ v ;     for chunk c:  pre_c = x C1aᵀ[:, c] + u_c ;  h += φ(pre_c) C2ᵀ[c, :]           (forward)
+    dh = dπ ⊙ l ;   for chunk c:  d pre_c = (dh C2[:, c]) ⊙ φ'(pre_c) ;  dx += d pre_c C1a[c, :]   (backward)
+
+A program holds BD columns of the second product's sum: all R, or, where that is too wide, a block of them. Then the
+middle of the chain is made once for all blocks, by `pre_kernel` and `d_pre_kernel`, and read here.
 """
 
 from __future__ import annotations
@@ -47,36 +49,67 @@ def scaled(V, G, tokens, operations, valid, r, R: tl.constexpr, FULL: tl.constex
 
 
 @triton.jit
+def gated_product(
+    X, G, WEIGHT, rows, operations, valid, c, total,
+    R: tl.constexpr, BR: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr, TRANSPOSED: tl.constexpr,
+):  # fmt: skip
+    """total + (g ⊙ x) W[:, c], the contraction in chunks of BR; TRANSPOSED takes Wᵀ."""
+    for begin in range(0, R, BR):
+        r = begin + tl.arange(0, BR)
+        x = scaled(X, G, rows, operations, valid, r, R, R % BR == 0)
+        if TRANSPOSED:
+            weight = tl.trans(load_weight(WEIGHT, c, r, R, EVEN and R % BR == 0))
+        else:
+            weight = load_weight(WEIGHT, r, c, R, EVEN and R % BR == 0)
+        total = dot(x, weight, total, PRECISION)
+    return total
+
+
+@triton.jit(do_not_specialize=[*PLAIN, "N"])
+def pre_kernel(
+    V, U, G, C1a, PRE, pairs, N, K,
+    R: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """C1a (g ⊙ v) + u: the first half of the chain, where h is made in blocks of columns."""
+    EVEN: tl.constexpr = R % BC == 0
+    tile = tl.program_id(0)
+    p = tile.to(tl.int64) * BN + tl.arange(0, BN)
+    valid = p < pairs
+    operations, tokens = locate(tile, N, K, BN)
+    c = tl.program_id(1) * BC + tl.arange(0, BC)
+    pre = load_rows(U, tokens, valid, c, R, EVEN).to(tl.float32)
+    pre = gated_product(V, G, C1a, tokens, operations, valid, c, pre, R, BR, EVEN, PRECISION, True)
+    store_rows(PRE, pre, p, valid, c, R, EVEN)
+
+
+@triton.jit
 def chain_forward(
-    V, U, G, C1a, C2, PRE, HIDDEN, tokens, operations, rows, valid,
-    R: tl.constexpr, RP: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr,
+    V, U, G, C1a, C2, PRE, tokens, operations, rows, valid, begin,
+    R: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr,
     ACTIVATION: tl.constexpr, PRECISION: tl.constexpr, KEEP: tl.constexpr,
 ):  # fmt: skip
-    """C2 φ(C1a (g ⊙ v) + u), (BN, RP) float32. KEEP writes the pre-activation and φ of it to row `rows`."""
-    FULL: tl.constexpr = R == RP
+    """C2 φ(C1a (g ⊙ v) + u), its BD columns from `begin`, (BN, BD) float32. KEEP writes the pre-activation."""
+    WHOLE: tl.constexpr = R % BD == 0
     EVEN: tl.constexpr = R % BC == 0
     dtype: tl.constexpr = V.dtype.element_ty
-    all_r = tl.arange(0, RP)
-    h = tl.zeros((BN, RP), tl.float32)
-    if BR == 0:
-        x = scaled(V, G, tokens, operations, valid, all_r, R, FULL)
+    columns = begin + tl.arange(0, BD)
+    h = tl.zeros((BN, BD), tl.float32)
+    if BD >= R and BR == 0:
+        x = scaled(V, G, tokens, operations, valid, columns, R, WHOLE)
     for start in range(0, R, BC):
         c = start + tl.arange(0, BC)
-        pre = load_rows(U, tokens, valid, c, R, EVEN).to(tl.float32)
-        if BR == 0:
-            pre = dot(x, tl.trans(load_weight(C1a, c, all_r, R, FULL and EVEN)), pre, PRECISION)
+        if BD < R:
+            pre = load_rows(PRE, rows, valid, c, R, EVEN).to(tl.float32)
         else:
-            for begin in range(0, R, BR):
-                r = begin + tl.arange(0, BR)
-                x = scaled(V, G, tokens, operations, valid, r, R, R % BR == 0)
-                weight = load_weight(C1a, c, r, R, EVEN and R % BR == 0)
-                pre = dot(x, tl.trans(weight), pre, PRECISION)
+            pre = load_rows(U, tokens, valid, c, R, EVEN).to(tl.float32)
+            if BR == 0:
+                pre = dot(x, tl.trans(load_weight(C1a, c, columns, R, WHOLE and EVEN)), pre, PRECISION)
+            else:
+                pre = gated_product(V, G, C1a, tokens, operations, valid, c, pre, R, BR, EVEN, PRECISION, True)
+            if KEEP:
+                store_rows(PRE, pre, rows, valid, c, R, EVEN)
         hidden = narrow(activate(pre, ACTIVATION), dtype)
-        if KEEP:
-            store_rows(PRE, pre, rows, valid, c, R, EVEN)
-            store_rows(HIDDEN, hidden, rows, valid, c, R, EVEN)
-        weight = load_weight(C2, all_r, c, R, FULL and EVEN)
-        h = dot(hidden, tl.trans(weight), h, PRECISION)
+        h = dot(hidden, tl.trans(load_weight(C2, columns, c, R, WHOLE and EVEN)), h, PRECISION)
     return h
 
 
@@ -91,206 +124,241 @@ def halves(tile):
 @triton.jit
 def score(
     h, L, c2, w, p, operations, valid, begin, seed, draw, threshold, scale,
-    R: tl.constexpr, FULL: tl.constexpr, ACTIVATION: tl.constexpr, DROP: tl.constexpr,
+    R: tl.constexpr, FULL: tl.constexpr, PARTS: tl.constexpr, ACTIVATION: tl.constexpr, DROP: tl.constexpr,
 ):  # fmt: skip
-    """w · drop(φ((h + c2) ⊙ l)) over the columns of h, which start at `begin`."""
+    """w · drop(φ((h + c2) ⊙ l)) over the columns of h, which start at `begin`; in PARTS, for want of registers."""
     width: tl.constexpr = h.shape[1]
-    r = begin + tl.arange(0, width)
-    l = load_rows(L, operations, valid, r, R, FULL).to(tl.float32)
-    y = activate((h + load_vector(c2, r, R, FULL)[None, :]) * l, ACTIVATION)
-    if DROP:
-        y *= multipliers(seed, draw, threshold, scale, p * R + begin, width, R % 4 == 0)
-    return tl.sum(y * load_vector(w, r, R, FULL)[None, :], 1)
+    if PARTS > 1:
+        left, right = halves(h)
+        return score(
+            left, L, c2, w, p, operations, valid, begin, seed, draw, threshold, scale, R, FULL, PARTS // 2,
+            ACTIVATION, DROP,
+        ) + score(
+            right, L, c2, w, p, operations, valid, begin + width // 2, seed, draw, threshold, scale, R, FULL,
+            PARTS // 2, ACTIVATION, DROP,
+        )  # fmt: skip
+    else:
+        r = begin + tl.arange(0, width)
+        l = load_rows(L, operations, valid, r, R, FULL).to(tl.float32)
+        y = activate((h + load_vector(c2, r, R, FULL)[None, :]) * l, ACTIVATION)
+        if DROP:
+            y *= multipliers(seed, draw, threshold, scale, p * R + begin, width, R % 4 == 0)
+        return tl.sum(y * load_vector(w, r, R, FULL)[None, :], 1)
 
 
 @triton.jit(do_not_specialize=[*PLAIN, "N"])
 def logits_kernel(
-    V, U, G, L, C1a, C2, c2, w, LOGITS, seed, draw, threshold, scale, pairs, N, K,
-    R: tl.constexpr, RP: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr, PARTS: tl.constexpr,
+    V, U, G, L, C1a, C2, c2, w, PRE, LOGITS, seed, draw, threshold, scale, first, pairs, N, K,
+    R: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr, PARTS: tl.constexpr,
     ACTIVATION: tl.constexpr, PRECISION: tl.constexpr, DROP: tl.constexpr,
 ):  # fmt: skip
-    """s_kn = w · drop(φ(h ⊙ l)), float32. The end of it goes over h in PARTS, so as not to run out of registers."""
-    FULL: tl.constexpr = R == RP
-    tile = tl.program_id(0)
+    """s_kn = w · drop(φ(h ⊙ l)), float32; of each block of columns its part of the sum. `first` is the number, in the
+    whole batch, of the first pair."""
+    tile, begin = tl.program_id(0), tl.program_id(1) * BD
     p = tile.to(tl.int64) * BN + tl.arange(0, BN)
     valid = p < pairs
     operations, tokens = locate(tile, N, K, BN)
     h = chain_forward(
-        V, U, G, C1a, C2, LOGITS, LOGITS, tokens, operations, p, valid, R, RP, BN, BC, BR, ACTIVATION, PRECISION, False
+        V, U, G, C1a, C2, PRE, tokens, operations, p, valid, begin, R, BD, BN, BC, BR, ACTIVATION, PRECISION, False
     )
-    W: tl.constexpr = RP // PARTS
-    if PARTS == 1:
-        s = score(h, L, c2, w, p, operations, valid, 0, seed, draw, threshold, scale, R, FULL, ACTIVATION, DROP)
+    s = score(
+        h, L, c2, w, first + p, operations, valid, begin, seed, draw, threshold, scale, R, R % BD == 0, PARTS,
+        ACTIVATION, DROP,
+    )  # fmt: skip
+    tl.store(LOGITS + tl.program_id(1).to(tl.int64) * pairs + p, s, mask=valid)
+
+
+@triton.jit
+def gate_backward(
+    h, ds, L, c2, w, D_PRODUCT, SUM_W, p, first, operations, valid, begin, seed, draw, threshold, scale,
+    R: tl.constexpr, FULL: tl.constexpr, PARTS: tl.constexpr, ACTIVATION: tl.constexpr, DROP: tl.constexpr,
+):  # fmt: skip
+    """dπ = ds w ⊙ mask ⊙ φ'(π), with π = (h + c2) ⊙ l, and this tile's part of dw = Σ ds φ(π) ⊙ mask; in PARTS."""
+    width: tl.constexpr = h.shape[1]
+    if PARTS > 1:
+        left, right = halves(h)
+        gate_backward(
+            left, ds, L, c2, w, D_PRODUCT, SUM_W, p, first, operations, valid, begin, seed, draw, threshold, scale, R,
+            FULL, PARTS // 2, ACTIVATION, DROP,
+        )  # fmt: skip
+        gate_backward(
+            right, ds, L, c2, w, D_PRODUCT, SUM_W, p, first, operations, valid, begin + width // 2, seed, draw,
+            threshold, scale, R, FULL, PARTS // 2, ACTIVATION, DROP,
+        )  # fmt: skip
     else:
-        h0, h1 = halves(h)
-        if PARTS == 2:
-            s = score(h0, L, c2, w, p, operations, valid, 0, seed, draw, threshold, scale, R, FULL, ACTIVATION, DROP)
-            s += score(h1, L, c2, w, p, operations, valid, W, seed, draw, threshold, scale, R, FULL, ACTIVATION, DROP)
-        else:
-            h00, h01 = halves(h0)
-            h10, h11 = halves(h1)
-            s = score(h00, L, c2, w, p, operations, valid, 0, seed, draw, threshold, scale, R, FULL, ACTIVATION, DROP)
-            s += score(h01, L, c2, w, p, operations, valid, W, seed, draw, threshold, scale, R, FULL, ACTIVATION, DROP)
-            s += score(
-                h10, L, c2, w, p, operations, valid, 2 * W, seed, draw, threshold, scale, R, FULL, ACTIVATION, DROP
-            )
-            s += score(
-                h11, L, c2, w, p, operations, valid, 3 * W, seed, draw, threshold, scale, R, FULL, ACTIVATION, DROP
-            )
-    tl.store(LOGITS + p, s, mask=valid)
+        r = begin + tl.arange(0, width)
+        l = load_rows(L, operations, valid, r, R, FULL).to(tl.float32)
+        product = (h + load_vector(c2, r, R, FULL)[None, :]) * l
+        d_y = tl.broadcast_to(ds[:, None], product.shape)
+        if DROP:
+            d_y *= multipliers(seed, draw, threshold, scale, (first + p) * R + begin, width, R % 4 == 0)
+        d_w = tl.sum(d_y * activate(product, ACTIVATION), 0)
+        tl.store(SUM_W + tl.program_id(0).to(tl.int64) * R + r, d_w, mask=r < R)
+        d_product = d_y * load_vector(w, r, R, FULL)[None, :] * slope(product, ACTIVATION)
+        store_rows(D_PRODUCT, d_product, p, valid, r, R, FULL)
 
 
 @triton.jit(do_not_specialize=[*PLAIN, "N"])
 def recompute_kernel(
-    V, U, G, C1a, C2, c2, PRE, HIDDEN, H, pairs, N, K,
-    R: tl.constexpr, RP: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr,
-    ACTIVATION: tl.constexpr, PRECISION: tl.constexpr,
+    V, U, G, L, C1a, C2, c2, w, D_LOGITS, PRE, D_PRODUCT, SUM_W, seed, draw, threshold, scale, first, pairs, N, K,
+    R: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr, PARTS: tl.constexpr,
+    ACTIVATION: tl.constexpr, PRECISION: tl.constexpr, DROP: tl.constexpr,
 ):  # fmt: skip
-    """The forward chain again, with pre, φ(pre) and h kept in the buffers."""
-    FULL: tl.constexpr = R == RP
-    tile = tl.program_id(0)
+    """The forward chain again, as far as h, and back to dπ. Keeps pre and dπ in the buffers."""
+    tile, begin = tl.program_id(0), tl.program_id(1) * BD
     p = tile.to(tl.int64) * BN + tl.arange(0, BN)
     valid = p < pairs
     operations, tokens = locate(tile, N, K, BN)
     h = chain_forward(
-        V, U, G, C1a, C2, PRE, HIDDEN, tokens, operations, p, valid, R, RP, BN, BC, BR, ACTIVATION, PRECISION, True
+        V, U, G, C1a, C2, PRE, tokens, operations, p, valid, begin, R, BD, BN, BC, BR, ACTIVATION, PRECISION, True
     )
-    r = tl.arange(0, RP)
-    store_rows(H, h + load_vector(c2, r, R, FULL)[None, :], p, valid, r, R, FULL)
+    ds = tl.load(D_LOGITS + p, mask=valid, other=0.0)
+    gate_backward(
+        h, ds, L, c2, w, D_PRODUCT, SUM_W, p, first, operations, valid, begin, seed, draw, threshold, scale, R,
+        R % BD == 0, PARTS, ACTIVATION, DROP,
+    )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=[*PLAIN, "N"])
-def hidden_kernel(
-    U, PRE, HIDDEN, pairs, N, K, R: tl.constexpr, BN: tl.constexpr, BR: tl.constexpr, ACTIVATION: tl.constexpr
-):
-    """From C1a (g ⊙ v) to pre, over it, and φ(pre), where the library multiplies."""
-    FULL: tl.constexpr = R % BR == 0
-    tile = tl.program_id(0)
-    r = tl.program_id(1) * BR + tl.arange(0, BR)
-    p = tile.to(tl.int64) * BN + tl.arange(0, BN)
-    valid = p < pairs
-    _, tokens = locate(tile, N, K, BN)
-    pre = load_rows(PRE, p, valid, r, R, FULL).to(tl.float32) + load_rows(U, tokens, valid, r, R, FULL).to(tl.float32)
-    store_rows(HIDDEN, activate(pre, ACTIVATION), p, valid, r, R, FULL)
-    tl.debug_barrier()  # every thread has read this tile of pre
-    store_rows(PRE, pre, p, valid, r, R, FULL)
+@triton.jit
+def locate_grouped(count, N, K, grouped, BN: tl.constexpr, GROUP: tl.constexpr, dtype: tl.constexpr):
+    """Of a tile that has BN // grouped tokens, of all `count`, with `grouped` of their operations each:
 
+    p, operations, valid    of its rows: the number of the pair, b·K + k, and whether there is such a pair
+    member                  (sums, BN): 1 where a row belongs to a token, the factor that adds rows up
+    rows, kept              of the sums: the row in (parts, B·N), and whether there is such a token
 
-@triton.jit(do_not_specialize=[*PLAIN, "N"])
-def d_hidden_kernel(PRE, D_PRE, pairs, R: tl.constexpr, BN: tl.constexpr, BR: tl.constexpr, ACTIVATION: tl.constexpr):
-    """From dφ(pre) to d pre, over it, where the library multiplies."""
-    FULL: tl.constexpr = R % BR == 0
-    r = tl.program_id(1) * BR + tl.arange(0, BR)
-    p = tl.program_id(0).to(tl.int64) * BN + tl.arange(0, BN)
-    valid = p < pairs
-    pre = load_rows(PRE, p, valid, r, R, FULL).to(tl.float32)
-    d_hidden = load_rows(D_PRE, p, valid, r, R, FULL).to(tl.float32)
-    tl.debug_barrier()  # every thread has read this tile
-    store_rows(D_PRE, d_hidden * slope(pre, ACTIVATION), p, valid, r, R, FULL)
-
-
-@triton.jit(do_not_specialize=[*PLAIN, "N"])
-def gate_backward_kernel(
-    L, w, D_LOGITS, H, DL, SUM_W, SUM_C2, seed, draw, threshold, scale, first, N,
-    R: tl.constexpr, BN: tl.constexpr, BR: tl.constexpr, ACTIVATION: tl.constexpr, DROP: tl.constexpr,
-):  # fmt: skip
-    """Of one operation and BR columns: from ds to dh, which overwrites h. With π = h ⊙ l and dπ = ds w ⊙ mask ⊙ φ'(π):
-
-        dh = dπ ⊙ l,  dl = Σ_n dπ ⊙ h,  and the parts of dw and dc2,  SUM_W = Σ_n ds φ(π) ⊙ mask,  SUM_C2 = Σ_n dh
-
-    The operations are those of some samples; `first` is the number, in the whole batch, of their first pair.
+    GROUP ≤ grouped bounds how many tokens there are.
     """
-    FULL: tl.constexpr = R % BR == 0
-    operation = tl.program_id(0).to(tl.int64)
-    begin = tl.program_id(1) * BR
-    r = begin + tl.arange(0, BR)
-    l = load_vector(L + operation * R, r, R, FULL)[None, :]
-    weight = load_vector(w, r, R, FULL)[None, :]
-    d_l = tl.zeros((BR,), tl.float32)
-    d_w = tl.zeros((BR,), tl.float32)
-    d_c2 = tl.zeros((BR,), tl.float32)
-    for start in range(0, N, BN):
-        n = start + tl.arange(0, BN)
-        valid = n < N
-        p = operation * N + n
-        h = load_rows(H, p, valid, r, R, FULL).to(tl.float32)
-        ds = tl.load(D_LOGITS + p, mask=valid, other=0.0)[:, None]
-        if DROP:
-            ds = ds * multipliers(seed, draw, threshold, scale, (first + p) * R + begin, BR, R % 4 == 0)
-        product = h * l
-        d_product = ds * weight * slope(product, ACTIVATION)
-        dh = d_product * l
-        d_l += tl.sum(d_product * h, 0)
-        d_w += tl.sum(ds * activate(product, ACTIVATION), 0)
-        d_c2 += tl.sum(dh, 0)
-        tl.debug_barrier()  # every thread has read this tile of h
-        store_rows(H, dh, p, valid, r, R, FULL)
-    row = operation * R + r
-    tl.store(DL + row, narrow(d_l, DL.dtype.element_ty), mask=r < R)
-    tl.store(SUM_W + row, d_w, mask=r < R)
-    tl.store(SUM_C2 + row, d_c2, mask=r < R)
+    row, held = tl.arange(0, BN), BN // grouped
+    token, k = row // grouped, tl.program_id(1) * grouped + row % grouped
+    tile = tl.program_id(0)
+    ahead = tile % N * held  # 32-bit divisions, as above
+    n = ahead % N + token
+    b = (tile // N * held + ahead // N).to(tl.int64) + n // N
+    first = tile.to(tl.int64) * held
+    valid = (token < held) & (first + token < count) & (k < K)
+    sums = tl.arange(0, max(16, BN // GROUP))
+    member = narrow((sums[:, None] == token[None, :]).to(tl.float32), dtype)
+    rows = tl.program_id(1).to(tl.int64) * count + first + sums
+    return (b * K + k) * N + n % N, b * K + k, valid, member, rows, (sums < held) & (first + sums < count)
+
+
+@triton.jit
+def summed(tile, member, PRECISION: tl.constexpr):
+    """The sums of a tile's rows over the operations of each token, in float32."""
+    return dot(member, tile, tl.zeros((member.shape[0], tile.shape[1]), tl.float32), PRECISION)
+
+
+@triton.jit(do_not_specialize=[*PLAIN, "N"])
+def d_pre_kernel(
+    L, C2, PRE, D_PRODUCT, D_PRE, DU, count, N, K, grouped,
+    R: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr, GROUP: tl.constexpr,
+    ACTIVATION: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """d pre, and du = Σ_k d pre: the first half of the chain, where dx is made in blocks of columns."""
+    EVEN: tl.constexpr = R % BC == 0
+    dtype: tl.constexpr = PRE.dtype.element_ty
+    p, operations, valid, member, rows, kept = locate_grouped(count, N, K, grouped, BN, GROUP, dtype)
+    c = tl.program_id(2) * BC + tl.arange(0, BC)
+    d_hidden = tl.zeros((BN, BC), tl.float32)
+    d_hidden = gated_product(D_PRODUCT, L, C2, p, operations, valid, c, d_hidden, R, BR, EVEN, PRECISION, False)
+    pre = load_rows(PRE, p, valid, c, R, EVEN).to(tl.float32)
+    d_pre = narrow(d_hidden * slope(pre, ACTIVATION), dtype)
+    store_rows(D_PRE, d_pre, p, valid, c, R, EVEN)
+    store_rows(DU, summed(d_pre, member, PRECISION), rows, kept, c, R, EVEN)
 
 
 @triton.jit(do_not_specialize=[*PLAIN, "N"])
 def chain_backward_kernel(
-    C1a, C2, PRE, D_PRE, D_H, pairs,
-    R: tl.constexpr, RP: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr,
+    G, L, C1a, C2, PRE, D_PRODUCT, D_PRE, DV, DU, count, N, K, grouped,
+    R: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr, GROUP: tl.constexpr,
     ACTIVATION: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """From dh to d pre, and to dx = d(g ⊙ v), which overwrites dh."""
-    FULL: tl.constexpr = R == RP
+    """From dπ to d pre, to du = Σ_k d pre, and to dv = Σ_k g ⊙ dx."""
+    WHOLE: tl.constexpr = R % BD == 0
     EVEN: tl.constexpr = R % BC == 0
     dtype: tl.constexpr = PRE.dtype.element_ty
-    p = tl.program_id(0).to(tl.int64) * BN + tl.arange(0, BN)
-    valid = p < pairs
-    all_r = tl.arange(0, RP)
-    dx = tl.zeros((BN, RP), tl.float32)
-    if BR == 0:
-        dh = load_rows(D_H, p, valid, all_r, R, FULL)
+    p, operations, valid, member, rows, kept = locate_grouped(count, N, K, grouped, BN, GROUP, dtype)
+    columns = tl.program_id(2) * BD + tl.arange(0, BD)
+    dx = tl.zeros((BN, BD), tl.float32)
+    if BD >= R and BR == 0:
+        dh = scaled(D_PRODUCT, L, p, operations, valid, columns, R, WHOLE)
     for start in range(0, R, BC):
         c = start + tl.arange(0, BC)
-        if BR == 0:
-            d_hidden = dot(dh, load_weight(C2, all_r, c, R, FULL and EVEN), tl.zeros((BN, BC), tl.float32), PRECISION)
+        if BD < R:
+            d_pre = load_rows(D_PRE, p, valid, c, R, EVEN)
         else:
             d_hidden = tl.zeros((BN, BC), tl.float32)
-            for begin in range(0, R, BR):
-                r = begin + tl.arange(0, BR)
-                dh = load_rows(D_H, p, valid, r, R, R % BR == 0)
-                weight = load_weight(C2, r, c, R, EVEN and R % BR == 0)
-                d_hidden = dot(dh, weight, d_hidden, PRECISION)
-        pre = load_rows(PRE, p, valid, c, R, EVEN).to(tl.float32)
-        d_pre = narrow(d_hidden * slope(pre, ACTIVATION), dtype)
-        store_rows(D_PRE, d_pre, p, valid, c, R, EVEN)
-        dx = dot(d_pre, load_weight(C1a, c, all_r, R, EVEN and FULL), dx, PRECISION)
-    tl.debug_barrier()  # every thread has read this tile of dh
-    store_rows(D_H, dx, p, valid, all_r, R, FULL)
+            if BR == 0:
+                d_hidden = dot(dh, load_weight(C2, columns, c, R, WHOLE and EVEN), d_hidden, PRECISION)
+            else:
+                d_hidden = gated_product(
+                    D_PRODUCT, L, C2, p, operations, valid, c, d_hidden, R, BR, EVEN, PRECISION, False
+                )
+            pre = load_rows(PRE, p, valid, c, R, EVEN).to(tl.float32)
+            d_pre = narrow(d_hidden * slope(pre, ACTIVATION), dtype)
+            store_rows(D_PRE, d_pre, p, valid, c, R, EVEN)
+            store_rows(DU, summed(d_pre, member, PRECISION), rows, kept, c, R, EVEN)
+        dx = dot(d_pre, load_weight(C1a, c, columns, R, WHOLE and EVEN), dx, PRECISION)
+    dx *= load_rows(G, operations, valid, columns, R, WHOLE).to(tl.float32)
+    store_rows(DV, summed(narrow(dx, dtype), member, PRECISION), rows, kept, columns, R, WHOLE)
 
 
 @triton.jit(do_not_specialize=[*PLAIN, "N"])
-def reduce_kernel(
-    V, G, D_X, D_PRE, SCALED, DV, DU, SUM_G, N, K,
-    R: tl.constexpr, BN: tl.constexpr, BR: tl.constexpr,
+def weights_kernel(
+    LEFT, RIGHT, GATE, WEIGHT, bias, SUM, D_GATE, SUM_BIAS, operations, each, stride, later, N, K,
+    R: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, ACTIVATION: tl.constexpr,
+    PRECISION: tl.constexpr, OF_TOKENS: tl.constexpr,
 ):  # fmt: skip
-    """Of one sample, BN tokens and BR columns: dv = Σ_k g ⊙ dx, du = Σ_k d pre, and this tile's part of
-    dg = Σ_n v ⊙ dx. SCALED takes g ⊙ v, the other factor of dC1a = Σ d preᵀ (g ⊙ v).
+    """A weight's gradient and its gate's, of some operations and of the weight's BM rows and BD columns.
+
+    Both are sums over an operation's product Q_k = Σ_n left_knᵀ right_kn, which is made once:
+
+        C2, with π = l ⊙ h:       Q_k = Σ_n dπᵀ φ(pre) ,  dC2 = Σ_k l_k ⊙ Q_k ,   dl_k = Σ_c C2 ⊙ Q_k + c2 ⊙ s_k ,
+                                  dc2 = Σ_k l_k ⊙ s_k ,   s_k = Σ_n dπ
+        C1a, with x = g ⊙ v:      Q_k = Σ_n vᵀ d pre ,    dC1aᵀ = Σ_k g_k ⊙ Q_k , dg_k = Σ_c C1aᵀ ⊙ Q_k  (OF_TOKENS)
+
+    The gate multiplies rows. SUM is (parts, R, R), D_GATE (column blocks, all operations, R), SUM_BIAS (parts, R). What
+    is there already of an earlier part of the batch (`later`) is added to.
     """
-    FULL: tl.constexpr = R % BR == 0
-    tile_count = (N + BN - 1) // BN
-    b, tile = (tl.program_id(0) // tile_count).to(tl.int64), tl.program_id(0) % tile_count
-    n = tile * BN + tl.arange(0, BN)
-    r = tl.program_id(1) * BR + tl.arange(0, BR)
-    valid, inside = n < N, r < R
-    v = load_rows(V, b * N + n, valid, r, R, FULL).to(tl.float32)
-    dv = tl.zeros((BN, BR), tl.float32)
-    du = tl.zeros((BN, BR), tl.float32)
-    for k in range(K):
-        p = (b * K + k) * N + n
-        g = load_vector(G + (b * K + k) * R, r, R, FULL)[None, :]
-        dx = load_rows(D_X, p, valid, r, R, FULL).to(tl.float32)
-        part = ((b * tile_count + tile) * K + k) * R + r
-        tl.store(SUM_G + part, tl.sum(dx * v, 0), mask=inside)
-        dv += dx * g
-        du += load_rows(D_PRE, p, valid, r, R, FULL).to(tl.float32)
-        store_rows(SCALED, v * g, p, valid, r, R, FULL)
-    store_rows(DV, dv, b * N + n, valid, r, R, FULL)
-    store_rows(DU, du, b * N + n, valid, r, R, FULL)
+    FULL: tl.constexpr = R % BM == 0 and R % BD == 0
+    blocks: tl.constexpr = (R + BD - 1) // BD
+    part, block = tl.program_id(1), tl.program_id(0) % blocks
+    r = tl.program_id(0) // blocks * BM + tl.arange(0, BM)
+    c = block * BD + tl.arange(0, BD)
+    inside, of_bias = (r < R)[:, None] & (c < R)[None, :], (r < R) & (block == 0)
+    cells = SUM + part.to(tl.int64) * R * R + r[:, None] * R + c[None, :]
+    total = tl.load(cells, mask=inside & (later != 0), other=0.0)
+    if not OF_TOKENS:
+        d_bias = tl.load(SUM_BIAS + part * R + r, mask=of_bias & (later != 0), other=0.0)
+    n = tl.arange(0, BN)
+    for i in range(0, min(each, operations - part * each)):
+        operation = part * each + i
+        row, token = operation.to(tl.int64) * N, (operation // K).to(tl.int64) * N
+        product = tl.zeros((BM, BD), tl.float32)
+        s = tl.zeros((BM,), tl.float32)
+        for start in range(0, N, BN):
+            valid = start + n < N
+            right = load_rows(RIGHT, row + start + n, valid, c, R, FULL)
+            if OF_TOKENS:
+                left = load_rows(LEFT, token + start + n, valid, r, R, FULL)
+            else:
+                left = load_rows(LEFT, row + start + n, valid, r, R, FULL)
+                s += tl.sum(left.to(tl.float32), 0)
+                right = narrow(activate(right.to(tl.float32), ACTIVATION), left.dtype)
+            product = dot(tl.trans(left), right, product, PRECISION)
+        at = operation.to(tl.int64) * R + r
+        gate = tl.load(GATE + at, mask=r < R, other=0.0).to(tl.float32)
+        total += gate[:, None] * product
+        if OF_TOKENS:
+            weight = tl.load(WEIGHT + c[None, :] * R + r[:, None], mask=inside, other=0.0)
+        else:
+            weight = tl.load(WEIGHT + r[:, None] * R + c[None, :], mask=inside, other=0.0)
+        d_gate = tl.sum(product * weight.to(tl.float32), 1)
+        if not OF_TOKENS:
+            d_bias += gate * s
+            d_gate += tl.load(bias + r, mask=of_bias, other=0.0).to(tl.float32) * s
+        tl.store(D_GATE + block.to(tl.int64) * stride + at, d_gate, mask=r < R)
+    tl.store(cells, total, mask=inside)
+    if not OF_TOKENS:
+        tl.store(SUM_BIAS + part * R + r, d_bias, mask=of_bias)

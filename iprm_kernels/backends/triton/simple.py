@@ -13,26 +13,23 @@ from iprm_kernels.backends.triton.tiles import PLAIN, load_rows, load_vector, st
 
 @triton.jit(do_not_specialize=[*PLAIN, "N"])
 def simple_logits_kernel(
-    KEYS, QUERY, w, LOGITS, seed, draw, threshold, scale, first, pairs, N, K,
+    KEYS, QUERY, w, LOGITS, seed, draw, threshold, scale, pairs, N, K,
     R: tl.constexpr, BN: tl.constexpr, BR: tl.constexpr, ACTIVATION: tl.constexpr, DROP: tl.constexpr,
-    OWN: tl.constexpr,
 ):  # fmt: skip
-    """One row of a tile is one pair, numbered as in `pairs.py`; `first` is the number, in the whole batch, of the first
-    pair. With OWN every pair has a key of its own, which is h of execution = "full"."""
+    """One row of a tile is one pair, numbered as in `pairs.py`."""
     FULL: tl.constexpr = R % BR == 0
     tile = tl.program_id(0)
     p = tile.to(tl.int64) * BN + tl.arange(0, BN)
     valid = p < pairs
     operations, tokens = locate(tile, N, K, BN)
-    rows = p if OWN else tokens
     s = tl.zeros((BN,), tl.float32)
     for begin in range(0, R, BR):
         r = begin + tl.arange(0, BR)
-        keys = load_rows(KEYS, rows, valid, r, R, FULL).to(tl.float32)
+        keys = load_rows(KEYS, tokens, valid, r, R, FULL).to(tl.float32)
         query = load_rows(QUERY, operations, valid, r, R, FULL).to(tl.float32)
         y = activate(keys * query, ACTIVATION)
         if DROP:
-            y *= multipliers(seed, draw, threshold, scale, (first + p) * R + begin, BR, R % 4 == 0)
+            y *= multipliers(seed, draw, threshold, scale, p * R + begin, BR, R % 4 == 0)
         s += tl.sum(y * load_vector(w, r, R, FULL)[None, :], 1)
     tl.store(LOGITS + p, s, mask=valid)
 

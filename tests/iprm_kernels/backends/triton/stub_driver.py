@@ -60,10 +60,11 @@ class Driver:
         return {"max_shared_mem": devices.shared_memory(self.architecture)}
 
     def load_binary(self, name, cubin, shared, device):
-        """(module, function, registers, spills, threads); without a module nothing is unloaded at the end. What chains
-        of products spill is weighed by `ahead_of_time`, which knows their tiles."""
+        """(module, function, registers, spills, threads); without a module nothing is unloaded at the end. What kernels
+        over pairs spill is weighed by `ahead_of_time`, which knows their tiles."""
         registers, counts = ahead_of_time.read(cubin, code=False)
-        if (spilled := counts["LDL"] + counts["STL"]) and name.removesuffix("_kernel") not in configs.CHAINS:
+        weighed = {*configs.CHAINS, *configs.FIRST_HALVES.values(), "weights"}
+        if (spilled := counts["LDL"] + counts["STL"]) and name.removesuffix("_kernel") not in weighed:
             self.faults.append(f"{name} sm_{self.architecture}: {spilled} spill instructions")
         threads = ahead_of_time.REGISTERS // (-(-registers // 8) * 8) // 32 * 32
         return None, name, registers, spilled, min(1024, threads)

@@ -53,13 +53,23 @@ def test_samples_in_chunks(dtype, on, monkeypatch):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("activation", ["elu", "gelu"])
-def test_widths_whose_products_are_the_librarys(activation, dtype, on, monkeypatch):
+def test_widths_of_several_blocks(activation, dtype, on, monkeypatch):
     """In one piece, and with buffers for two samples at a time."""
     from iprm_kernels.backends.triton import configs, execution
 
     core, want, make = test_execution.CORES["full"]
     make, options = partial(make, 3, 2, 21, 40, 8), test_execution.options(3, 21, True, True)
     monkeypatch.setattr(configs, "WIDEST", dict.fromkeys(configs.CHAINS, 32))
+    monkeypatch.setattr(configs, "BLOCK_OTHERS", 32)
     for size in (execution.BUFFER_BYTES, 2 * 3 * 2 * 21 * 40 * dtype.itemsize):
         monkeypatch.setattr(execution, "BUFFER_BYTES", size)
         compare(on(core), want, make, dtype, "triton", activation=activation, **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("K", [1, 3, 16, 17, 33])
+def test_any_number_of_operations(K, dtype, on):
+    """Of a token's operations up to 16 share a tile; where there are more, their sums are parts."""
+    core, want, make = test_execution.CORES["full"]
+    options = test_execution.options(2, 9, True, True)
+    compare(on(core), want, partial(make, 2, K, 9, 16, 8), dtype, "triton", **options)

@@ -82,16 +82,18 @@ def test_execution_forward():
 
 
 def test_execution_forward_of_a_wide_model():
-    """Where the library multiplies: three buffers for some samples, and the logits."""
+    """In blocks of columns: a buffer and parts of the logits for some samples, and the logits."""
     R = 2 * configs.WIDEST["logits"]
     keys, small, square, row = meta(B, N, R), meta(B, K, R), meta(R, R), meta(R)
     inputs = (keys, keys, small, small, square, square, row, row, meta(B, N, D))
     got = temporaries(execution.execution, *inputs, None, *OPTIONS, "elu")
-    (buffer,) = [size for size, count in got.items() if count == 3]
-    assert got == {ATTENTION: 1, buffer: 3}
-    sample = K * N * R * 2
-    rounds = -(-B // (execution.BUFFER_BYTES // (3 * sample)))
-    assert buffer == -(-B // rounds) * sample <= execution.BUFFER_BYTES / 3
+    sample, blocks = K * N * R * 2, R // configs.BLOCK
+    rounds = -(-B // (execution.BUFFER_BYTES // sample))
+    largest = -(-B // rounds)
+    want = Counter({ATTENTION: 1, largest * sample: 1})
+    want += Counter(4 * blocks * min(largest, B - start) * K * N for start in range(0, B, largest))
+    assert got == want
+    assert largest * sample <= execution.BUFFER_BYTES
 
 
 @pytest.mark.parametrize("samples", [64, 27, 1])
@@ -100,12 +102,15 @@ def test_execution_backward(samples, monkeypatch):
     monkeypatch.setattr(execution, "BUFFER_BYTES", samples * 3 * K * N * R * 2)
     pooled, a = meta(B, K, D), meta(B, K, N, dtype=torch.float32)
     got = temporaries(execution.execution_backward, pooled, a, *pair_inputs(), a, *OPTIONS, "elu", [True] * 9)
-    rounds, tiles = -(-B // samples), -(-N // ROWS)
-    want = Counter([-(-B // rounds) * K * N * R * 2] * 3)  # the buffers
-    want += Counter([4 * B * tiles * K * R, 4 * B * K * R])  # the parts of dg, and their sum
-    want += Counter([4 * B * K * R] * 2 + [4 * R] * 2)  # those of dw and dc2, and theirs
-    want += Counter([2 * R * R] * 2 * rounds)  # what the library multiplies for dC1a and dC2 (float32 on a device)
-    want += Counter([4 * R * R] * 2 * rounds)  # and that in float32, to which it is added
+    rounds, blocks = -(-B // samples), R // configs.WEIGHT_COLUMNS[2]
+    largest = -(-B // rounds)
+    each = -(-largest * K // (configs.WEIGHT_PROGRAMS // blocks**2))
+    parts, tiles = -(-largest * K // each), -(-largest * K * N // configs.INTERPRETED.BN)
+    want = Counter([largest * K * N * R * 2] * 3)  # the buffers
+    want += Counter([4 * parts * R * R, 4 * parts * R, 4 * blocks * B * K * R] * 2)  # the parts of both weights' sums
+    want += Counter([4 * R * R, 4 * B * K * R] * 2 + [4 * R])  # and what they are
+    want += Counter([2 * R * R])  # dC1a, transposed
+    want += Counter([4 * rounds * tiles * R, 4 * R])  # the parts of dw, and their sum
     want += Counter([ATTENTION])  # the gradient of the logits
     assert got == want
     if samples < B:

@@ -116,32 +116,24 @@ def test_composition(last_only):
     assert all(torch.equal(big[-1], one[0]) for big, one in zip(large, small, strict=True))
 
 
-def test_the_reductions_over_operations_and_tokens(last_only):
-    """Dropout goes by the number in the whole batch, so the small call begins at that of the large call's last pair."""
-    from iprm_kernels.backends.triton import pairs, simple
+def test_the_simple_gradients(last_only):
+    from iprm_kernels.backends.triton import simple
 
     N, R = 32, 64
     samples = samples_for(N, R)
     torch.manual_seed(0)
-    keys, grads, g = torch.randn(1, N, R).half(), torch.randn(3, N, R).half(), torch.randn(1, 1, R).half()
-    ds, row = torch.randn(1, 1, N), torch.randn(R).half()
-    blocks = {"R": R, "BN": N, "BR": 64}
+    keys, query = torch.randn(N, R).half(), torch.randn(1, R).half()
+    ds, row = torch.randn(1, N), torch.randn(R).half()
 
-    def run(B, keys, dx, d_pre, h, g, ds):
-        scaled, dv, du, d_keys = (torch.empty(B, N, R, dtype=torch.float16) for _ in range(4))
-        parts, dl = torch.empty(5, B, R), torch.empty(B, R, dtype=torch.float16)
-        drop = {"seed": SEED, "draw": 5, "threshold": 2**23, "scale": 2.0, "ACTIVATION": "elu", "DROP": True}
-        pairs.reduce_kernel[(B, 1)](keys, g, dx, d_pre, scaled, dv, du, parts[0], N, 1, **blocks)
+    def run(B, keys, query, ds):
+        d_keys, parts = torch.empty(B, N, R, dtype=torch.float16), torch.empty(2, B, R)
         simple.simple_backward_kernel[(B, 1)](
-            keys, g, row, ds, d_keys, *parts[1:3], None, 0, 0, 1.0, N, 1, ACTIVATION="elu", DROP=False, **blocks
+            keys, query, row, ds, d_keys, *parts, None, 0, 0, 1.0, N, 1, R=R, BN=N, BR=64, ACTIVATION="elu", DROP=False
         )
-        pairs.gate_backward_kernel[(B, 1)](
-            g, row, ds, h, dl, *parts[3:], first=(samples - B) * N, N=N, **blocks, **drop
-        )
-        return [t[-1] for t in (scaled, dv, du, d_keys, dl, h, *parts)]
+        return [t[-1] for t in (d_keys, *parts)]
 
-    small = run(1, keys, *grads[:, None].clone(), g, ds)
-    large = run(samples, *(promised(samples, *t.shape, t) for t in (keys[0], *grads, g[0], ds[0])))
+    small = run(1, keys[None], query[None], ds[None])
+    large = run(samples, *(promised(samples, *t.shape, t) for t in (keys, query, ds)))
     assert all(torch.equal(one, other) for one, other in zip(large, small, strict=True))
 
 
@@ -159,10 +151,11 @@ def test_dropout_bits(last_only):
     assert torch.equal(y[-tail:], want.half())
 
 
-def test_the_gradients_chains(last_only):
-    """One sample of more than 2^31 elements in the buffers, its last tile. Dropout goes by the number in the whole
-    batch, so the small call begins at that of the large call's last tile."""
-    from iprm_kernels.backends.triton import pairs, simple
+@pytest.mark.parametrize("BD", [64, 32])
+def test_the_gradients_chains(BD, last_only):
+    """One sample of more than 2^31 elements in the buffers, its last tile; in one piece, and in blocks of columns.
+    Dropout goes by the number in the whole batch, so the small call begins at that of the large call's last tile."""
+    from iprm_kernels.backends.triton import pairs
 
     R, BN = 64, 32
     N = BEYOND // R // BN * BN
@@ -178,33 +171,72 @@ def test_the_gradients_chains(last_only):
 
     def run(tokens):
         v, u = (big(tokens, end) for end in ends)
-        logits = torch.empty(tokens)
-        pre, hidden, h = (torch.empty(tokens, R, dtype=torch.float16) for _ in range(3))
+        ds = big(tokens, torch.linspace(-1, 1, BN))
+        pre, d_product, d_pre, dv, du = (torch.zeros(tokens, R, dtype=torch.float16) for _ in range(5))
+        tiles, blocks = tokens // BN, R // BD
+        logits, sum_w = torch.empty(blocks, tokens), torch.empty(tiles, R)
         made = []
-        tiles, first = tokens // BN, N - tokens
-        sizes = {"R": R, "BN": BN, "ACTIVATION": "elu"}
-        chain = sizes | {"RP": R, "BC": 32, "BR": 0, "PRECISION": "ieee"}
-        drop = {"seed": SEED, "draw": 5, "threshold": 2**23, "scale": 2.0, "DROP": True}
-        elements = sizes | {"BR": R}
+        sizes = {"R": R, "BN": BN, "BC": 32, "PRECISION": "ieee"}
+        chain = sizes | {"BD": BD, "BR": 0, "ACTIVATION": "elu"}
+        half = sizes | {"BR": 32}
+        drop = {"seed": SEED, "draw": 5, "threshold": 2**23, "scale": 2.0, "DROP": True, "first": N - tokens}
+        forward = {"pairs": tokens, "N": tokens, "K": 1}
+        backward = {"count": tokens, "N": tokens, "K": 1, "grouped": 1, "GROUP": 1}
 
         def keep(*tensors):
             made.extend(t[-BN:].clone() for t in tensors)
 
-        pairs.recompute_kernel[(tiles,)](v, u, g, C1a, C2, row, pre, hidden, h, tokens, tokens, 1, **chain)
-        keep(pre, hidden, h)
-        simple.simple_logits_kernel[(tiles,)](
-            h, g, row, logits, first=first, pairs=tokens, N=tokens, K=1, OWN=True, **elements, **drop
+        pairs.pre_kernel[(tiles, blocks)](v, u, g, C1a, pre, **half, **forward)
+        keep(pre)
+        pairs.logits_kernel[(tiles, blocks)](
+            v, u, g, g, C1a, C2, row, row, pre, logits, PARTS=1, **chain, **drop, **forward
         )
-        keep(logits)
-        pairs.chain_backward_kernel[(tiles,)](C1a, C2, pre, hidden, h, tokens, **chain)
-        keep(pre, hidden, h)
-        pairs.hidden_kernel[(tiles, 1)](u, pre, hidden, tokens, tokens, 1, **elements)
-        keep(pre, hidden)
-        pairs.d_hidden_kernel[(tiles, 1)](pre, hidden, tokens, **elements)
-        keep(hidden)
+        keep(logits[-1])
+        pairs.recompute_kernel[(tiles, blocks)](
+            v, u, g, g, C1a, C2, row, row, ds, pre, d_product, sum_w, PARTS=1, **chain, **drop, **forward
+        )
+        keep(pre, d_product)
+        made.append(sum_w[-1])
+        pairs.d_pre_kernel[(tiles, 1, blocks)](g, C2, pre, d_product, d_pre, du, ACTIVATION="elu", **half, **backward)
+        keep(d_pre, du)
+        pairs.chain_backward_kernel[(tiles, 1, blocks)](
+            g, g, C1a, C2, pre, d_product, d_pre, dv, du, **chain, **backward
+        )
+        keep(d_pre, dv, du)
         return made
 
     assert all(torch.equal(one, other) for one, other in zip(run(N), run(BN), strict=True))
+
+
+@pytest.mark.parametrize("of_tokens", [False, True])
+def test_the_weights_gradients(of_tokens, monkeypatch):
+    """The second part's only operation, whose rows lie beyond 2^31 elements."""
+    from triton.runtime import interpreter
+
+    from iprm_kernels.backends.triton import pairs
+
+    builder = interpreter.interpreter_builder
+    monkeypatch.setattr(builder, "set_grid_idx", lambda x, y, z: setattr(builder, "grid_idx", (x, 1, z)))
+    monkeypatch.setattr(interpreter.GridExecutor, "_restore_args_dev", lambda *args: None)
+    N, R = 16, 64
+    torch.manual_seed(0)
+    rows, gate = torch.randn(2, N, R).half(), torch.randn(R).half()
+    weight, bias = torch.randn(R, R).half(), torch.randn(R).half()
+
+    def run(each):
+        left, right = (promised(each + 1, N, R, t) for t in rows)
+        gates = torch.empty(each + 1, R, dtype=torch.float16)
+        gates[-1] = gate
+        d_gate, found, of_bias = torch.empty(each + 1, R), torch.zeros(2, R, R), torch.zeros(2, R)
+        pairs.weights_kernel[(1, 1)](
+            left, right, gates, weight, bias, found, d_gate, of_bias, each + 1, each, (each + 1) * R, 0, N, 1, R=R,
+            BD=64, BM=64, BN=16, ACTIVATION="elu", PRECISION="ieee", OF_TOKENS=of_tokens,
+        )  # fmt: skip
+        return d_gate[-1], found[1], of_bias[1]
+
+    large, small = run(samples_for(N, R)), run(1)
+    assert all(torch.equal(one, other) for one, other in zip(large, small, strict=True))
+    assert small[1].any()
 
 
 def test_composition_backward(last_only):
