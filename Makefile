@@ -5,6 +5,7 @@
 #   make look   a page that looks into a trained model
 #   make experiments  the experiments in their short form, FORM=full for the long one
 #   make any-processor  the numerical ones under the settings that change how a processor sums: a table
+#   make any-triton  the Triton backend under the oldest Triton that it serves and the newest: a table
 #   make lint   ruff and clang-format, check only;  make format  applies them
 #   make types  pyright over both packages
 #   make docs   the documentation site, strictly: build/site
@@ -27,7 +28,7 @@ SOURCES := pyproject.toml setup.py build_backend.py build_cuda.py $(shell find c
 NATIVE := find csrc benchmarks tests/cuda_on_host -name '*.h' -o -name '*.c' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu'
 
 .PHONY: run train look experiments bench bench-short bench-growth bench-compare bench-record card test check any-processor
-.PHONY: lint types docs format wheels try-installs clean
+.PHONY: any-triton lint types docs format wheels try-installs clean
 
 run: train bench-short
 
@@ -82,6 +83,10 @@ RUNS ?= 20
 
 any-processor: $(READY)
 	$(BIN)/python tests/any_processor.py --runs $(RUNS)
+
+# Each is installed from the package index into build/triton.
+any-triton: $(READY)
+	$(BIN)/python tests/any_triton.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -31,6 +31,7 @@ def versions() -> dict[str, str | None]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "CUDA of torch": torch.version.cuda,
+        "ROCm of torch": torch.version.hip,
         "triton": version_of("triton"),
         "numpy": version_of("numpy"),
     }
@@ -46,9 +47,8 @@ def describe_device(device: str) -> str:
     if device == "cpu":
         return f"cpu ({torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()})"
     card = cards.card(torch.device(device))
-    return (
-        f"{device} ({torch.cuda.get_device_name(device)}, sm_{card.architecture}, {card.shared // cards.KIB} KB shared)"
-    )
+    name, architecture = torch.cuda.get_device_name(device), cards.name_of(card.architecture)
+    return f"{device} ({name}, {architecture}, {card.shared // cards.KIB} KB shared)"
 
 
 def extension_facts(load: Callable[[], tuple[ModuleType | None, str | None]]) -> dict[str, str]:

@@ -68,7 +68,7 @@ def _unfit(module: ModuleType, card: devices.Card) -> str | None:
     architectures = module.build_info()["architectures"]
     if any(runs_on(card.capability, architecture) for architecture in architectures):
         return None
-    return f"built for {', '.join(architectures)}, and the device is sm_{card.architecture}"
+    return f"built for {', '.join(architectures)}, and the device is {devices.name_of(card.architecture)}"
 
 
 def _shared(device: torch.device) -> int:
@@ -108,6 +108,8 @@ def unsupported(device: torch.device, dtype: torch.dtype, call: Call = ANY) -> s
         return f"its kernels run on {'the CPU' if on_host else 'CUDA devices'}, not on {device.type}"
     if dtype not in DTYPES:
         return f"it has no kernels for {dtype}"
+    if torch.version.hip and not on_host:
+        return f"its kernels are for NVIDIA's cards, and torch is built for AMD's, ROCm {torch.version.hip}"
     if reason := load()[1]:
         return reason
     unfit = None if on_host else devices.obstacle(device) or _unfit(extension(), devices.card(device))

@@ -84,19 +84,19 @@ def test_triton_serves_every_width(capability, R, dtype, op, put):
 @pytest.mark.parametrize("R", [256, 512, 1024])
 @pytest.mark.parametrize("capability", SERVED)
 def test_without_a_triton_that_serves(capability, R, dtype, op, put):
-    put(capability, triton=(3, 2))
+    put(capability, triton=(3, 3))
     sizes = {"B": 8, "K": 6, "N": 196, "D": 512, "R": R}
     widest = WIDEST[SHARED[capability]][dtype]
     assert chosen(op, dtype, **sizes) == ("cuda" if widest >= R else "eager")
     reasons = iprm_kernels.reasons(GPU, dtype, op, **sizes)
-    assert reasons["triton"] == "triton 3.2 is installed, and 3.3 is the least"
+    assert reasons["triton"] == "triton 3.3 is installed, and 3.4 is the least"
     if widest < R:
         name = str(dtype).removeprefix("torch.")
         shared = 1024 * SHARED[capability]
         assert reasons["cuda"] == f"R = {R}, of {widest} at most in {name} with {shared} bytes of shared memory a block"
 
 
-@pytest.mark.parametrize("triton", [(3, 3), (3, 4), (3, 10), (4, 0)])
+@pytest.mark.parametrize("triton", [(3, 4), (3, 10), (4, 0)])
 def test_later_versions_of_triton_serve(triton, put):
     put((9, 0), triton)
     assert chosen("composition", HALF, B=8, K=6, D=512, blocks=3) == "triton"
@@ -144,16 +144,59 @@ def test_float64_is_left_to_pytorch(put):
     assert chosen("execution", torch.float64, R=256) == "eager"
 
 
-def test_rocm_is_left_to_pytorch(monkeypatch, put):
-    obstacle = devices.obstacle
-    put((9, 0))
-    monkeypatch.setattr(devices, "obstacle", obstacle)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert chosen("execution", FLOAT) == "triton"
-    monkeypatch.setattr(torch.version, "hip", "6.4")
-    assert chosen("execution", FLOAT) == "eager"
+@pytest.fixture
+def rocm(monkeypatch, put):
+    """rocm(card, triton=version): a torch built for ROCm with this card of AMD's; the CUDA kernels as on any other."""
+
+    def rocm(name, triton=(3, 8)):
+        obstacle, card = devices.obstacle, devices.card
+        put((9, 0), triton)
+        monkeypatch.setattr(devices, "obstacle", obstacle)
+        monkeypatch.setattr(devices, "card", card)
+        monkeypatch.setattr(torch.version, "hip", "6.4")
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "AMD Instinct")
+        properties = SimpleNamespace(major=9, minor=4, gcnArchName=name)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
+
+    devices._card.cache_clear()
+    yield rocm
+    devices._card.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["gfx942:sramecc+:xnack-", "gfx950", "gfx1250"])
+def test_on_rocm_triton_serves(name, rocm):
+    rocm(name)
+    for op in ("dropout", "formation", "execution", "execution_backward", "execution_simple", "composition_backward"):
+        assert chosen(op, HALF, B=8, K=6, N=196, D=512, R=256, blocks=3) == "triton"
+    assert chosen("execution", torch.float64) == "eager"
     reasons = iprm_kernels.reasons(GPU)
-    assert all("never compiled for ROCm 6.4" in reasons[name] for name in ("triton", "cuda"))
+    assert reasons["cuda"] == "its kernels are for NVIDIA's cards, and torch is built for AMD's, ROCm 6.4"
+
+
+def test_on_rocm_an_old_triton_is_passed_over(rocm):
+    rocm("gfx942", triton=(3, 3))
+    assert chosen("execution", HALF, R=256) == "eager"
+    assert info.backend_states("cuda:0")["triton"] == "no: triton 3.3 is installed, and 3.4 is the least"
+
+
+def test_on_rocm_info_says_that_nothing_ran(rocm):
+    rocm("gfx942:sramecc+:xnack-")
+    assert info.backend_states("cuda:0")["triton"].endswith("; on AMD's cards compiled ahead of time, never run")
+    assert info.describe_device("cuda:0") == "cuda:0 (AMD Instinct, gfx942, 64 KB shared)"
+
+
+@pytest.mark.parametrize(("name", "shared"), [("gfx942:sramecc+:xnack-", 64), ("gfx950", 160), ("gfx1100", 64)])
+def test_a_card_of_amds_is_read_from_torch(name, shared, rocm):
+    rocm(name)
+    card = devices.card(GPU)
+    assert (card.architecture, card.shared) == (name.partition(":")[0], 1024 * shared)
+
+
+def test_without_a_card_nothing_runs_on_rocm(rocm, monkeypatch):
+    rocm("gfx942")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert iprm_kernels.reasons(GPU)["triton"] == "torch finds no CUDA device"
 
 
 def test_more_tokens_than_triton_numbers(put):
@@ -316,6 +359,8 @@ def test_info_says_why_not(put):
     assert states["triton"].startswith("no: the device has compute capability 7.5")
     assert states["cuda"].startswith("no: built for sm_80")
     assert states["eager"] == "usable: any sizes"
+    put((9, 0), triton=(3, 3))
+    assert info.backend_states("cuda:0")["triton"] == "no: triton 3.3 is installed, and 3.4 is the least"
 
 
 @pytest.mark.parametrize("tells", [True, False])

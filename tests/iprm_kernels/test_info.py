@@ -60,7 +60,15 @@ def test_the_record_for_programs_keeps_its_keys(capsys, monkeypatch):
     found = json.loads(capsys.readouterr().out)
     assert set(found) == {"versions", "extensions", "devices"}
     assert found["versions"] == info.versions()
-    assert set(found["versions"]) == {"iprm-kernels", "python", "torch", "CUDA of torch", "triton", "numpy"}
+    assert set(found["versions"]) == {
+        "iprm-kernels",
+        "python",
+        "torch",
+        "CUDA of torch",
+        "ROCm of torch",
+        "triton",
+        "numpy",
+    }
     assert found["extensions"]["cpu"] == {"not usable": "no C++ compiler"}
     assert set(found["devices"]["cpu"]) == {"description", "backends"}
     backends = found["devices"]["cpu"]["backends"]

@@ -74,6 +74,16 @@ def test_the_triton_kernels_follow(precision):
     assert launch.precision(torch.bfloat16) == "ieee"
 
 
+@newer
+def test_on_rocm_they_round_nothing(monkeypatch):
+    pytest.importorskip("triton.language")
+    from iprm_kernels.backends.triton import launch
+
+    MATMUL.fp32_precision = "tf32"
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert launch.precision(torch.float32) == "ieee"
+
+
 def test_older_versions_of_torch(monkeypatch):
     """Which have no newer switches at all."""
 

@@ -1,15 +1,17 @@
 """Compiles every kernel for every architecture, without a device, and reads what came out.
 
     python -m iprm_kernels.backends.triton.ahead_of_time      the whole matrix, as a table
-    python -m iprm_kernels.backends.triton.ahead_of_time --arch 90 --width 256 --kernel logits
+    python -m iprm_kernels.backends.triton.ahead_of_time --arch 90 gfx942 --width 256 --kernel logits
 
 Shared memory is in the compiler's metadata; registers and instructions are read from the machine
-code with the programs that Triton carries. The exit status is 1 where a kernel breaks a limit: more
-shared memory than a block may have; a product that several warps execute (`executed`); registers
-spilled to memory (LDL, STL), of a kernel over pairs so many that they move half of the bytes that it
-reads in its loops, of other kernels any; a product without tensor cores where the dtype has them (tf32, bfloat16,
-float16), or, in a chain with tiles of 64 rows or more in 16 bits on sm_90, without the warp group's
-own instruction (HGMMA).
+code with the programs that Triton carries, for AMD's cards from its text. The exit status is 1 where
+a kernel breaks a limit: more shared memory than a block may have; a product that several warps
+execute (`executed`); registers spilled to memory (LDL, STL), of a kernel over pairs so many that they
+move half of the bytes that it reads in its loops, of other kernels any, and on AMD's cards scratch
+memory at all; a product without tensor cores where the dtype has them (tf32, bfloat16, float16; on
+AMD's cards all), or, in a kernel over pairs with tiles of 64 rows or more in 16 bits on sm_90,
+without the warp group's own instruction (HGMMA). What registers a Triton older than `WEIGHED_FROM`
+spills is shown, and no fault.
 """
 
 from __future__ import annotations
@@ -28,14 +30,16 @@ from dataclasses import dataclass, field
 import torch
 
 from iprm_kernels.activations import ACTIVATIONS
-from iprm_kernels.backends.devices import KIB, shared_memory
+from iprm_kernels.backends.devices import KIB, Architecture, is_amd, name_of, shared_memory
+from iprm_kernels.backends.triton.ops import version
 from iprm_kernels.extras import extra
 
 with extra("triton", __name__):
     import triton
     import triton.backends.nvidia
+    from triton.backends.amd.compiler import HIPBackend
     from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
+    from triton.compiler import ASTSource, CompiledKernel
 
     from iprm_kernels.backends.triton import configs
     from iprm_kernels.backends.triton.launch import KERNELS, OPTIONS
@@ -48,15 +52,20 @@ WIDTHS = (37, 96, 128, 192, 200, 256, 320, 384, 512, 768, 1024)
 """Of the chains: R; some are padded, one has no alignment at all."""
 OTHER_WIDTHS = (37, 96, 128, 256, 512)
 """Of the others, which go through any width in the same blocks."""
-RESERVED, REGISTERS = KIB, 65536
-"""Shared memory reserved for each block: a multiprocessor has that of its largest block and this. And its registers."""
-WARPS = {80: 64, 86: 48, 89: 48, 90: 64, 100: 64, 120: 48}
-BLOCKS = {80: 32, 86: 16, 89: 24, 90: 32, 100: 32, 120: 24}
+RESERVED = {32: KIB, 64: 0}
+"""Shared memory reserved for each block: a multiprocessor has that of its largest block and this. By lanes of a warp,
+64 on AMD's cards, whose multiprocessors are called compute units."""
+REGISTERS = {32: 2**16, 64: 2**17}
+"""Of a multiprocessor."""
+WARPS = {80: 64, 86: 48, 89: 48, 90: 64, 100: 64, 120: 48, "gfx942": 32, "gfx950": 32}
+BLOCKS = {80: 32, 86: 16, 89: 24, 90: 32, 100: 32, 120: 24, "gfx942": 32, "gfx950": 32}
 """The most of a multiprocessor (CUDA C++ programming guide, technical specifications by compute capability)."""
 MOST_EXECUTED = 1.05
 """Products that may be executed for each that is needed."""
 OPCODES = ("HMMA", "HGMMA", "UTCHMMA", "FFMA", "LDL", "STL")
-TENSOR_CORES = ("HMMA", "HGMMA", "UTCHMMA")
+TENSOR_CORES = ("HMMA", "HGMMA", "UTCHMMA", "MFMA")
+OPCODES_OF_AMD = {"MFMA": "v_mfma_", "FFMA": "v_(?:pk_)?fmac?_f32", "LDL": "scratch_load_", "STL": "scratch_store_"}
+"""What begins the names of AMD's instructions for the same."""
 SPILL, MULTIPLY = re.compile(r"\b(?:LDL|STL)\b"), re.compile(rf"\b(?:{'|'.join(TENSOR_CORES)}|FFMA)\b")
 DEPTHS = ("spills outside", "spills in a loop", "spills in a loop of a loop")
 MOST_SPILLED = 0.5
@@ -65,6 +74,9 @@ reads both weights, that is 128 KiB: 1024 cycles of the first cache beside 8192 
 tile of half the pairs would cost."""
 TOKENS, EACH = 196, 6
 """Tokens, and operations of one program of `weights`, at which reads and turns are counted."""
+WEIGHED_FROM = (3, 8)
+"""The Triton that the lists are made with, and weighed with any later. Older ones spill more, and in other kernels."""
+WEIGHED = version() >= WEIGHED_FROM
 
 FLOATS = {
     "LOGITS", "D_LOGITS", "ATTENTION", "EXTRA", "OUT", "DA", "DS", "D_GATE", "SUM", "SUM_W", "SUM_BIAS", "SUM_QUERY",
@@ -76,12 +88,17 @@ SPECIALISED = {"N", "count"}
 """Integers for whose values some kernels are compiled anew; their masks then cover whole vectors."""
 
 
+def target(architecture: Architecture) -> GPUTarget:
+    """What Triton compiles for."""
+    return GPUTarget("hip", architecture, 64) if is_amd(architecture) else GPUTarget("cuda", architecture, 32)
+
+
 @dataclass(frozen=True)
 class Case:
     """One kernel at one configuration, to be compiled for one architecture."""
 
     kernel: str
-    architecture: int
+    architecture: Architecture
     dtype: str
     width: int
     entry: configs.Entry
@@ -100,6 +117,14 @@ class Case:
     @property
     def warps(self) -> int:
         return self.entry.warps
+
+    @property
+    def amd(self) -> bool:
+        return is_amd(self.architecture)
+
+    @property
+    def target(self) -> GPUTarget:
+        return target(self.architecture)
 
     @property
     def products(self) -> bool:
@@ -145,7 +170,7 @@ class Case:
     @property
     def label(self) -> str:
         blocks = ",".join(f"{name}={value}" for name, value in self.entry.constants)
-        return f"{self.kernel} sm_{self.architecture} {self.dtype} {self.width} {blocks} warps={self.warps}"
+        return f"{self.kernel} {name_of(self.architecture)} {self.dtype} {self.width} {blocks} warps={self.warps}"
 
 
 @dataclass
@@ -157,6 +182,7 @@ class Result:
     registers: int
     counts: dict[str, int] = field(default_factory=dict)
     executed: float = 1.0  # products over those needed, see the function of this name
+    scratch: int = 0  # bytes of memory that a lane has for its registers on AMD's cards
 
     @property
     def spilled(self) -> int:
@@ -166,16 +192,22 @@ class Result:
     @property
     def spilled_bytes(self) -> int:
         """What the spills of a tile move, four bytes a thread for each."""
-        executed = sum(self.counts[depth] * turns for depth, turns in zip(DEPTHS, self.case.turns, strict=True))
+        executed = sum(self.counts.get(depth, 0) * turns for depth, turns in zip(DEPTHS, self.case.turns, strict=True))
         return 4 * 32 * self.case.warps * executed
+
+    @property
+    def spills_much(self) -> bool:
+        """More than a chain may, and than any other kernel. On AMD's cards none may."""
+        return self.spilled_bytes > MOST_SPILLED * self.case.read_bytes or self.scratch > 0
 
     @property
     def occupancy(self) -> float:
         """Resident warps of those a multiprocessor can hold."""
-        architecture, warps, registers = self.case.architecture, self.case.warps, -(-self.registers // 8) * 8
-        by_shared = (shared_memory(architecture) + RESERVED) // (self.shared + RESERVED)
+        architecture, warps, lanes = self.case.architecture, self.case.warps, self.case.target.warp_size
+        by_registers = REGISTERS[lanes] // (-(-self.registers // 8) * 8 * lanes * warps)
+        by_shared = (shared_memory(architecture) + RESERVED[lanes]) // max(1, self.shared + RESERVED[lanes])
         most = WARPS[architecture]
-        blocks = min(REGISTERS // (registers * 32 * warps), by_shared, most // warps, BLOCKS[architecture])
+        blocks = min(by_registers, by_shared, most // warps, BLOCKS[architecture])
         return blocks * warps / most
 
     @property
@@ -184,12 +216,13 @@ class Result:
         case, found = self.case, []
         if self.shared > shared_memory(case.architecture):
             found.append(f"{self.shared} bytes of shared memory")
-        if self.spilled_bytes > MOST_SPILLED * case.read_bytes:
-            found.append(f"{self.spilled} spill instructions move {self.spilled_bytes / KIB:.0f} KiB a tile")
+        if WEIGHED and self.spills_much:
+            moved = f"{self.scratch} bytes a lane" if case.amd else f"{self.spilled_bytes / KIB:.0f} KiB a tile"
+            found.append(f"{self.spilled} spill instructions move {moved}")
         if self.executed > MOST_EXECUTED:
             found.append(f"{self.executed:.2f} products for one")
-        if case.products and case.dtype != "float32":
-            if not any(self.counts[code] for code in TENSOR_CORES):
+        if case.products and (case.amd or case.dtype != "float32"):
+            if not any(self.counts.get(code) for code in TENSOR_CORES):
                 found.append("no tensor cores")
             large = case.read_bytes and case.rows >= 64 and case.architecture == 90 and case.dtype != "tf32"
             if large and not self.counts["HGMMA"]:
@@ -198,19 +231,21 @@ class Result:
 
 
 def signature(case: Case) -> tuple[dict, dict]:
-    """The types of the kernel's arguments, and which pointers are aligned to 16 bytes."""
+    """The types of the kernel's arguments, and which pointers are aligned to 16 bytes; and that each is of a tensor of
+    less than 2 GB, which Triton tells the compiler of AMD's cards alone."""
     kinds, attributes = {}, {}
     element = f"*{DTYPES[case.dtype]}"
     blocks = case.constants.get("BLOCKS", 1)
+    aligned, small = [["tt.divisibility", 16]], [["tt.pointer_range", 32]] if case.amd else []
     for i, name in enumerate(case.function.arg_names):
-        aligned = [["tt.divisibility", 16]]
         if name in case.constants:
             kinds[name] = "constexpr"
         elif name in WINDOWS and "BLOCKS" in case.constants:
             kinds[name] = (element,) * blocks
-            attributes |= {(i, j): aligned for j in range(blocks)}
+            attributes |= {(i, j): aligned + small for j in range(blocks)}
         elif name == "seed":
             kinds[name] = "*i64"
+            attributes |= {(i,): small} if small else {}
         elif name == "scale" or name.endswith("_scale"):
             kinds[name] = "fp32"
         elif name in COUNTS:
@@ -219,7 +254,7 @@ def signature(case: Case) -> tuple[dict, dict]:
             kinds[name] = "i32"
         else:
             kinds[name] = "*i8" if name == "MASK" else "*fp32" if name in FLOATS else element
-            attributes[(i,)] = aligned
+            attributes[(i,)] = aligned + small
         if case.aligned and name in SPECIALISED:
             attributes[(i,)] = aligned
     return kinds, attributes
@@ -242,6 +277,15 @@ def read(cubin: bytes, code: bool = True) -> tuple[int, dict[str, int]]:
         text = tool("nvdisasm", "-c", file.name) if code or stack else ""
     counts = {name: len(re.findall(rf"\b{name}\b", text)) for name in OPCODES}
     return registers, counts | dict(zip(DEPTHS, spills(text), strict=True))
+
+
+def read_amd(text: str) -> tuple[int, dict[str, int], int]:
+    """The same of AMD's machine code as text, whose spills are not told apart; and the bytes of scratch memory."""
+    registers, scratch = (
+        int(re.search(rf"\.{name}: +(\d+)", text)[1]) for name in ("vgpr_count", "private_segment_fixed_size")
+    )
+    counts = {name: len(re.findall(rf"\b{pattern}", text)) for name, pattern in OPCODES_OF_AMD.items()}
+    return registers, counts, scratch
 
 
 def spills(text: str) -> list[int]:
@@ -284,14 +328,32 @@ def held_along(axis: int, kind: str, layout: str) -> int:
     return math.prod(map(numbers, (*lanes, "warpsPerCTA")))
 
 
+def obstacle(architecture: Architecture) -> str | None:
+    """Why nothing can be compiled for it here: Triton 3.4 has no linker for AMD's cards and takes that of ROCm."""
+    if is_amd(architecture) and hasattr(HIPBackend, "path_to_rocm_lld"):
+        try:
+            HIPBackend.path_to_rocm_lld()
+        except Exception as error:
+            return f"{name_of(architecture)}: {error}"
+    return None
+
+
 def compiled(case: Case) -> Result:
     """Compile one case and read the result."""
     kinds, attributes = signature(case)
     source = ASTSource(fn=case.function, signature=kinds, constexprs=case.constants, attrs=attributes)
     options = {"num_warps": case.entry.warps, "num_stages": case.entry.stages} | OPTIONS
-    kernel = triton.compile(source, target=GPUTarget("cuda", case.architecture, 32), options=options)
-    registers, counts = read(kernel.asm["cubin"], case.products)
-    return Result(case, kernel.metadata.shared, registers, counts, executed(kernel.asm["ttgir"]))
+    return weighed(case, triton.compile(source, target=case.target, options=options))
+
+
+def weighed(case: Case, kernel: CompiledKernel) -> Result:
+    """What a compiled kernel is."""
+    found = Result(case, kernel.metadata.shared, 0, executed=executed(kernel.asm["ttgir"]))
+    if case.amd:
+        found.registers, found.counts, found.scratch = read_amd(kernel.asm["amdgcn"])
+    else:
+        found.registers, found.counts = read(kernel.asm["cubin"], case.products)
+    return found
 
 
 SWITCHES = (
@@ -302,7 +364,7 @@ ABSENT = {"seed": "DROP", "gate": "GATED", "EXTRA": "ADD", "MASK": "MASKED", "Q"
 
 
 def cases_of(
-    kernel: str, architecture: int, dtype: str, width: int, on: bool = True, activation: str = "elu"
+    kernel: str, architecture: Architecture, dtype: str, width: int, on: bool = True, activation: str = "elu"
 ) -> Iterator[Case]:
     """A kernel at every configuration it may be launched with, everything it can do switched on, or off, for
     attention over N = 196 tokens, or 256."""
@@ -343,7 +405,7 @@ WITH_AND_WITHOUT = ("logits",)
 
 
 def cases(
-    architectures: Iterable[int] = configs.ARCHITECTURES,
+    architectures: Iterable[Architecture] = configs.ARCHITECTURES,
     dtypes: Iterable[str] = tuple(DTYPES),
     widths: Sequence[int] | None = None,
     kernel: str = "",
@@ -353,6 +415,8 @@ def cases(
     names = [name for name in KERNELS if kernel in name]
     points = itertools.product(names, activations, architectures, dtypes, widths or WIDTHS)
     for name, activation, architecture, dtype, width in points:
+        if is_amd(architecture) and dtype == "tf32":  # see `launch.precision`
+            continue
         if not serves(name, width, dtype) and not (widths and name not in configs.FIRST_HALVES.values()):
             continue
         if activation == activations[0] or "ACTIVATION" in KERNELS[name].arg_names:
@@ -372,7 +436,7 @@ def serves(kernel: str, width: int, dtype: str) -> bool:
 def row(result: Result) -> str:
     """One line of the table."""
     case, counts = result.case, result.counts
-    cores = " ".join(f"{code} {counts[code]}" for code in (*TENSOR_CORES, "FFMA") if counts[code])
+    cores = " ".join(f"{code} {counts[code]}" for code in (*TENSOR_CORES, "FFMA") if counts.get(code))
     drop = "drop" if any(case.constants.get(name) for name in SWITCHES if "DROP" in name) else ""
     drop += f" {case.others['ACTIVATION']}" if case.others.get("ACTIVATION", "elu") != "elu" else ""
     return (
@@ -387,11 +451,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--arch",
-        type=int,
+        type=lambda name: int(name) if name.isdigit() else name,
         nargs="+",
         default=configs.ARCHITECTURES,
         choices=configs.ARCHITECTURES,
-        metavar="SM",
+        metavar="ARCH",
         help="default %(default)s",
     )
     parser.add_argument("--dtype", nargs="+", default=tuple(DTYPES), choices=DTYPES, help="default all")
@@ -402,10 +466,14 @@ def main() -> int:
     )
     options = parser.parse_args()
     faulty = total = 0
-    for case in cases(options.arch, options.dtype, options.width, options.kernel, options.activation):
+    obstacles = {architecture: obstacle(architecture) for architecture in options.arch}
+    possible = [architecture for architecture, reason in obstacles.items() if reason is None]
+    for case in cases(possible, options.dtype, options.width, options.kernel, options.activation):
         result = compiled(case)
         total, faulty = total + 1, faulty + bool(result.faults)
         print(row(result), flush=True)
+    for reason in filter(None, obstacles.values()):
+        print(f"not compiled for {reason}")
     print(f"{total} compiled, {faulty} with a fault")
     return 1 if faulty or not total else 0
 

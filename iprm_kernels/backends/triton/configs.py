@@ -22,7 +22,7 @@ import torch
 
 from iprm_kernels.backends import devices
 
-ARCHITECTURES = (80, 86, 89, 90, 100, 120)
+ARCHITECTURES = (80, 86, 89, 90, 100, 120, "gfx942", "gfx950")
 SMALL = 86
 """The family of cards with 99 KB of shared memory a block."""
 CHAINS = ("logits", "recompute", "chain_backward")
@@ -152,6 +152,24 @@ _HALVES = {
     "odd": [Tile(64, 64, 64, 1, 8, 2)],
     "float": [Tile(64, 64, 32, 1, 8, 2)],
 }
+# By bytes of an element, for all cards of AMD's: gfx950 has more shared memory than gfx942, but no more registers.
+# Warps are 64 wide, with up to 512 registers a lane where a block has 4 of them, and 256 where it has 8. Matrix
+# instructions make 32 by 32 of a result, or 16 by 16 where it is narrower: BN by BC must hold as many of those as there
+# are warps. Masks take so few registers here that padded and odd widths have the same tiles.
+_AMD = {
+    2: {
+        128: [Tile(64, 64, 32, 2, 4, 2), Tile(64, 16, 32, 2, 4, 2)],
+        256: [Tile(64, 64, 32, 2, 4, 2), Tile(128, 64, 64, 2, 8, 2)],
+        512: [Tile(64, 64, 32, 2, 4, 2), Tile(64, 16, 64, 2, 4, 2)],
+        1024: [Tile(16, 64, 64, 2, 4, 2)],
+    },
+    4: {
+        128: [Tile(64, 64, 32, 1, 4, 2), Tile(64, 16, 32, 1, 4, 2)],
+        256: [Tile(64, 64, 32, 1, 4, 2), Tile(64, 16, 32, 1, 4, 2)],
+    },
+}
+_AMD_BLOCKS = {2: [Tile(64, 64, 64, 2, 4, 2)], 4: [Tile(64, 64, 32, 1, 4, 2)]}
+_AMD_HALVES = {2: [Tile(64, 128, 64, 1, 4, 2)], 4: [Tile(64, 64, 32, 1, 4, 2)]}
 INTERPRETED = Tile(64, 64, 0, 2, 4, 1)
 INTERPRETED_HALF = Tile(64, 32, 32, 1, 4, 1)
 
@@ -179,8 +197,12 @@ def weight_columns(R: int, dtype: torch.dtype) -> int:
     return cut(WEIGHT_COLUMNS[dtype.itemsize], R)
 
 
-def tiles(kernel: str, architecture: int, dtype: torch.dtype, R: int, tf32: bool = False) -> list[Tile]:
+def tiles(
+    kernel: str, architecture: devices.Architecture, dtype: torch.dtype, R: int, tf32: bool = False
+) -> list[Tile]:
     """The configurations of a chain, or half of one, that may be launched, the fixed choice first."""
+    if isinstance(architecture, str):
+        return tiles_of_amd(kernel, dtype, R)
     kind = "float" if dtype == torch.float32 else "odd" if R % 16 else "half"
     if kernel not in CHAINS:
         return _HALVES[kind]
@@ -188,16 +210,40 @@ def tiles(kernel: str, architecture: int, dtype: torch.dtype, R: int, tf32: bool
         return _BLOCKS[kind]
     if kernel == "chain_backward":
         lists = _BACKWARD["tf32" if tf32 else kind]
-    elif kind == "float":
+        if R <= 64 and (tf32 or kind != "float"):  # all that there is to share
+            BD = columns(kernel, R, dtype)
+            return [Tile(32, BD, BD, 1, BD // 16, 2)]
+        return lists[min(width for width in lists if width >= R)]
+    if kind == "float":
         lists = _FLOAT if power_of_2(R) == R else _ODD_FLOAT if R % 16 else _PADDED_FLOAT
     elif kind == "odd":
         lists = _ODD
     else:
         lists = _PADDED if power_of_2(R) != R else _HALF[family(architecture)]
-    return lists[min(width for width in lists if width >= R)]
+    found = lists[min(width for width in lists if width >= R)]
+    return found if kind == "float" else [along_pairs(tile, 16) if tile.BR >= R else tile for tile in found]
 
 
-def least_rows(kernel: str, architecture: int | None, dtype: torch.dtype, R: int) -> int:
+def along_pairs(tile: Tile, rows: int) -> Tile:
+    """With no more warps than have so many rows each: where the loop of a chain's first product has one turn it is
+    none, and warps lie along the pairs alone."""
+    return tile._replace(warps=min(tile.warps, tile.BN // rows))
+
+
+def tiles_of_amd(kernel: str, dtype: torch.dtype, R: int) -> list[Tile]:
+    """The same for AMD's cards."""
+    if kernel not in CHAINS:
+        return _AMD_HALVES[dtype.itemsize]
+    if not is_fused(kernel, R, dtype):
+        return _AMD_BLOCKS[dtype.itemsize]
+    lists = _AMD[dtype.itemsize]
+    found = lists[min(width for width in lists if width >= R)]
+    if kernel == "chain_backward":  # whose sums take memory that stages would, and are too few for the others' warps
+        found = [found[0]._replace(stages=1)]
+    return [along_pairs(tile, 32) if tile.BR >= R else tile for tile in found]
+
+
+def least_rows(kernel: str, architecture: devices.Architecture | None, dtype: torch.dtype, R: int) -> int:
     """Pairs of the smallest tile that a chain may be launched with: one part of a sum for so many."""
     found = [INTERPRETED] if architecture is None else tiles(kernel, architecture, dtype, R)
     return min(tile.BN for tile in found)
@@ -206,6 +252,7 @@ def least_rows(kernel: str, architecture: int | None, dtype: torch.dtype, R: int
 def every_tile() -> list[Tile]:
     """All configurations of all lists of the chains."""
     families = (_FLOAT, _PADDED_FLOAT, _ODD_FLOAT, _PADDED, _ODD, *_HALF.values(), *_BACKWARD.values(), _BLOCKS)
+    families = (*families, *_AMD.values())
     return sorted({tile for lists in families for entries in lists.values() for tile in entries})
 
 
@@ -252,11 +299,13 @@ def cut(block: int, size: int, least: int = 16) -> int:
 
 @functools.cache
 def entries(
-    kernel: str, architecture: int | None, dtype: torch.dtype, width: int, K: int, N: int, precision: str = "ieee"
-) -> tuple[Entry, ...]:
+    kernel: str, architecture: devices.Architecture | None, dtype: torch.dtype, width: int, K: int, N: int,
+    precision: str = "ieee",
+) -> tuple[Entry, ...]:  # fmt: skip
     """The configurations that may be launched, the fixed choice first; `width` is R or D."""
     if kernel in _SINGLE:
         return (_SINGLE[kernel],)
+    amd = architecture is not None and devices.is_amd(architecture)
     if kernel in CHAINS or kernel in FIRST_HALVES.values():
         if architecture is None:
             found = [INTERPRETED if kernel in CHAINS else INTERPRETED_HALF]
@@ -264,30 +313,45 @@ def entries(
             found = tiles(kernel, architecture, dtype, width, precision == "tf32")
         return tuple(tile.entry(kernel) for tile in found)
     if kernel == "weights":
-        found = [
-            Entry((("BM", cut(BM, width)), ("BN", cut(BN, N))), warps, stages)
-            for BM, BN, warps, stages in _WEIGHTS[dtype.itemsize]
-        ]
-        return tuple(dict.fromkeys(found))
+        return weights_entries(architecture, dtype, width, N)
     found = []
     # without alignment there are no vector loads, and as many columns take more registers
-    most = 32 if width % 16 else 128
+    widest = 32 if width % 16 else 128
     if kernel in _ATTENTION:
         for BN, BD, warps, stages in _ATTENTION[kernel][dtype.itemsize][: 1 if N <= FEW else None]:
-            blocks = {"BK": OPERATIONS, "BN": cut(BN, N), "BD": cut(min(BD, most), width)}
-            warps = max(1, min(warps, most_warps(kernel, **blocks)))
+            blocks = {"BK": OPERATIONS, "BN": cut(BN, N), "BD": cut(min(BD, widest), width)}
+            warps = max(1, min(warps, most_warps(kernel, amd, dtype.itemsize, **blocks)))
             found.append(Entry(tuple(blocks.items()), warps, stages))
     else:
         for columns, warps in _COLUMNS[kernel]:
-            blocks = column_blocks(kernel, min(columns, most), width, K)
+            blocks = column_blocks(kernel, min(columns, widest), width, K)
             found.append(Entry(tuple(blocks.items()), 4 if width % 16 else warps, 3))
     return tuple(dict.fromkeys(found))
 
 
-def most_warps(kernel: str, BK: int, BN: int, BD: int) -> int:
-    """How many warps share a tile of attention: one has 16 rows by 8 columns at least, by 32 where a product follows
-    another. More would execute the same."""
-    return {"pool": BD // 8, "d_tokens": BN // 16 * (BD // 32)}.get(kernel, 8)
+def weights_entries(architecture: devices.Architecture | None, dtype: torch.dtype, R: int, N: int) -> tuple[Entry, ...]:
+    """Those of the weights' gradients. A warp has 16 by 8 of one at least, of AMD's 32 by 32."""
+    found, amd = [], isinstance(architecture, str)
+    lists = _WEIGHTS[dtype.itemsize]
+    if isinstance(architecture, int) and family(architecture) == 100:
+        lists = lists[:1]  # the others spill
+    for BM, BN, warps, stages in lists:
+        rows = cut(BM, R)
+        warps = min(warps, max(1, rows * weight_columns(R, dtype) // (32 * 32 if amd else 16 * 8)))
+        found.append(Entry((("BM", rows), ("BN", cut(BN, N))), warps, stages))
+    return tuple(dict.fromkeys(found))
+
+
+def most_warps(kernel: str, amd: bool, size: int, BK: int, BN: int, BD: int) -> int:
+    """How many warps share a tile of attention. One has 16 rows by 8 columns of the result at least, by 32 where a
+    product follows another; of AMD's 32 by 32, or 16 by 16 of a smaller result. More would execute the same."""
+    rows, columns = BN if kernel == "d_tokens" else BK, BN if kernel == "products" else BD
+    if amd:
+        side = 32 if min(rows, columns) >= 32 else 16
+        return rows // side * (columns // side)
+    if size == 4 and kernel in ("products", "d_query"):  # factors of float32 are in registers, which more warps share
+        return 8
+    return rows // 16 * (columns // (32 if kernel == "d_tokens" else 8))
 
 
 def column_blocks(kernel: str, columns: int, width: int, K: int) -> dict[str, int]:

@@ -3,7 +3,8 @@
 Triton's own launch takes some 20 µs of the processor, the autotuner's 30: they bind the arguments by name, find out
 what each is specialised for, and look for the compiled kernel under a text made of all that. A training step has some
 300 launches, of few kinds. Here a compiled kernel is found under a key of all that Triton would compile it anew for,
-and more. The first launch of each kind, and every one that a profiler or debugger wants to see, is Triton's.
+and more. The first launch of each kind, and every one that a profiler or debugger wants to see, is Triton's; on AMD's
+cards every launch is, for there a kernel is also compiled for whether a tensor has less than 2 GB.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ def key_of(kernel: str, device: int, args: tuple, options: dict) -> tuple:
 
 def hold(key: tuple, function: triton.JITFunction, compiled, args: tuple, options: dict, blocks: dict) -> None:
     """Hold what a first launch returned; the interpreter returns nothing."""
-    if KNOWN and isinstance(compiled, CompiledKernel) and not watched(function):
+    held = KNOWN and isinstance(compiled, CompiledKernel) and compiled.metadata.target.backend == "cuda"
+    if held and not watched(function):
         named = options | blocks
         rest = tuple(named[name] for name in function.arg_names[len(args) :])
         KERNELS[key] = Held(function, compiled, key[1], blocks, rest)

@@ -98,12 +98,13 @@ def draws_of(p: float, seed: Tensor | None, step: int, role: Role) -> Draws:
 
 
 def precision(dtype: torch.dtype) -> str:
-    """How products are rounded: those of float32 as PyTorch's own on CUDA devices."""
-    return float32_products("cuda") if dtype == torch.float32 else "ieee"
+    """How products are rounded: those of float32 as PyTorch's own on CUDA devices. AMD's are not: tf32 came to its
+    matrix instructions with gfx942 and went with gfx950, and those of float32 are there in both."""
+    return float32_products("cuda") if dtype == torch.float32 and not torch.version.hip else "ieee"
 
 
-def architecture_of(device: torch.device) -> int | None:
-    """90 for an H100; None under the interpreter."""
+def architecture_of(device: torch.device) -> devices.Architecture | None:
+    """90 for an H100, "gfx942" for an MI300; None under the interpreter."""
     return devices.card(device).architecture if device.type == "cuda" else None
 
 

@@ -1,4 +1,5 @@
-"""The Triton kernels, for CUDA devices; under TRITON_INTERPRET=1 also for the CPU, one program after the other.
+"""The Triton kernels, for CUDA devices, which are AMD's where torch is built for ROCm; under TRITON_INTERPRET=1 also
+for the CPU, one program after the other.
 
 Triton and the kernels are imported on first use. The kernels launch on the current stream and never wait for it; the
 dropout seed is read by the kernels. A CUDA graph can be captured once each kernel has run, and been tuned, before.
@@ -21,8 +22,9 @@ from iprm_kernels.backends import devices, eager
 from iprm_kernels.backends.calls import ANY, Call
 from iprm_kernels.steps import walk
 
-LEAST_VERSION = (3, 3)
-"""3.2 knows no tuples of pointers, which are how composition gets its window."""
+LEAST_VERSION = (3, 4)
+"""The oldest that the kernels are checked with. 3.2 knows no tuples of pointers, which are how composition gets its
+window."""
 LEAST_CAPABILITY = (8, 0)
 """The least that Triton compiles for, and the first with tensor cores for bfloat16 and with asynchronous copies."""
 MOST_TOKENS = 2**24 - 1
@@ -76,10 +78,10 @@ def _unfit(device: torch.device) -> str | None:
     """Why the kernels do not run on a CUDA device, or None where they do."""
     if reason := devices.obstacle(device):
         return reason
-    capability = devices.card(device).capability
-    if capability >= LEAST_CAPABILITY:
+    card = devices.card(device)
+    if card.amd or card.capability >= LEAST_CAPABILITY:
         return None
-    least, found = (".".join(map(str, numbers)) for numbers in (LEAST_CAPABILITY, capability))
+    least, found = (".".join(map(str, numbers)) for numbers in (LEAST_CAPABILITY, card.capability))
     return f"the device has compute capability {found}, and Triton compiles for {least} and later"
 
 
@@ -107,7 +109,9 @@ def unsupported(device: torch.device, dtype: torch.dtype, call: Call = ANY) -> s
 
 def limits(device: torch.device) -> str:
     """What it serves on the device, in words."""
-    return f"any R; up to {MOST_TOKENS} visual tokens; windows of up to {MOST_BLOCKS} states"
+    amd = device.type == "cuda" and devices.card(device).amd
+    caution = "; on AMD's cards compiled ahead of time, never run" if amd else ""
+    return f"any R; up to {MOST_TOKENS} visual tokens; windows of up to {MOST_BLOCKS} states{caution}"
 
 
 @functools.cache

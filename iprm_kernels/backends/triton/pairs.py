@@ -122,28 +122,33 @@ def halves(tile):
 
 
 @triton.jit
+def parts_of(tile, PARTS: tl.constexpr):
+    """A tuple of a tile's columns in so many parts, so that what follows does not run out of registers."""
+    if PARTS == 1:
+        return (tile,)
+    else:
+        left, right = halves(tile)
+        if PARTS == 2:
+            return left, right
+        else:
+            first, second = halves(left)
+            third, fourth = halves(right)
+            return first, second, third, fourth
+
+
+@triton.jit
 def score(
     h, L, c2, w, p, operations, valid, begin, seed, draw, threshold, scale,
-    R: tl.constexpr, FULL: tl.constexpr, PARTS: tl.constexpr, ACTIVATION: tl.constexpr, DROP: tl.constexpr,
+    R: tl.constexpr, FULL: tl.constexpr, ACTIVATION: tl.constexpr, DROP: tl.constexpr,
 ):  # fmt: skip
-    """w · drop(φ((h + c2) ⊙ l)) over the columns of h, which start at `begin`; in PARTS, for want of registers."""
+    """w · drop(φ((h + c2) ⊙ l)) over the columns of h, which start at `begin`."""
     width: tl.constexpr = h.shape[1]
-    if PARTS > 1:
-        left, right = halves(h)
-        return score(
-            left, L, c2, w, p, operations, valid, begin, seed, draw, threshold, scale, R, FULL, PARTS // 2,
-            ACTIVATION, DROP,
-        ) + score(
-            right, L, c2, w, p, operations, valid, begin + width // 2, seed, draw, threshold, scale, R, FULL,
-            PARTS // 2, ACTIVATION, DROP,
-        )  # fmt: skip
-    else:
-        r = begin + tl.arange(0, width)
-        l = load_rows(L, operations, valid, r, R, FULL).to(tl.float32)
-        y = activate((h + load_vector(c2, r, R, FULL)[None, :]) * l, ACTIVATION)
-        if DROP:
-            y *= multipliers(seed, draw, threshold, scale, p * R + begin, width, R % 4 == 0)
-        return tl.sum(y * load_vector(w, r, R, FULL)[None, :], 1)
+    r = begin + tl.arange(0, width)
+    l = load_rows(L, operations, valid, r, R, FULL).to(tl.float32)
+    y = activate((h + load_vector(c2, r, R, FULL)[None, :]) * l, ACTIVATION)
+    if DROP:
+        y *= multipliers(seed, draw, threshold, scale, p * R + begin, width, R % 4 == 0)
+    return tl.sum(y * load_vector(w, r, R, FULL)[None, :], 1)
 
 
 @triton.jit(do_not_specialize=[*PLAIN, "N"])
@@ -161,41 +166,33 @@ def logits_kernel(
     h = chain_forward(
         V, U, G, C1a, C2, PRE, tokens, operations, p, valid, begin, R, BD, BN, BC, BR, ACTIVATION, PRECISION, False
     )
-    s = score(
-        h, L, c2, w, first + p, operations, valid, begin, seed, draw, threshold, scale, R, R % BD == 0, PARTS,
-        ACTIVATION, DROP,
-    )  # fmt: skip
+    parts = parts_of(h, PARTS)
+    s = tl.zeros((BN,), tl.float32)
+    for i in tl.static_range(PARTS):
+        s += score(
+            parts[i], L, c2, w, first + p, operations, valid, begin + i * (BD // PARTS), seed, draw, threshold, scale,
+            R, R % BD == 0, ACTIVATION, DROP,
+        )  # fmt: skip
     tl.store(LOGITS + tl.program_id(1).to(tl.int64) * pairs + p, s, mask=valid)
 
 
 @triton.jit
 def gate_backward(
     h, ds, L, c2, w, D_PRODUCT, SUM_W, p, first, operations, valid, begin, seed, draw, threshold, scale,
-    R: tl.constexpr, FULL: tl.constexpr, PARTS: tl.constexpr, ACTIVATION: tl.constexpr, DROP: tl.constexpr,
+    R: tl.constexpr, FULL: tl.constexpr, ACTIVATION: tl.constexpr, DROP: tl.constexpr,
 ):  # fmt: skip
-    """dπ = ds w ⊙ mask ⊙ φ'(π), with π = (h + c2) ⊙ l, and this tile's part of dw = Σ ds φ(π) ⊙ mask; in PARTS."""
+    """dπ = ds w ⊙ mask ⊙ φ'(π), with π = (h + c2) ⊙ l, and this tile's part of dw = Σ ds φ(π) ⊙ mask."""
     width: tl.constexpr = h.shape[1]
-    if PARTS > 1:
-        left, right = halves(h)
-        gate_backward(
-            left, ds, L, c2, w, D_PRODUCT, SUM_W, p, first, operations, valid, begin, seed, draw, threshold, scale, R,
-            FULL, PARTS // 2, ACTIVATION, DROP,
-        )  # fmt: skip
-        gate_backward(
-            right, ds, L, c2, w, D_PRODUCT, SUM_W, p, first, operations, valid, begin + width // 2, seed, draw,
-            threshold, scale, R, FULL, PARTS // 2, ACTIVATION, DROP,
-        )  # fmt: skip
-    else:
-        r = begin + tl.arange(0, width)
-        l = load_rows(L, operations, valid, r, R, FULL).to(tl.float32)
-        product = (h + load_vector(c2, r, R, FULL)[None, :]) * l
-        d_y = tl.broadcast_to(ds[:, None], product.shape)
-        if DROP:
-            d_y *= multipliers(seed, draw, threshold, scale, (first + p) * R + begin, width, R % 4 == 0)
-        d_w = tl.sum(d_y * activate(product, ACTIVATION), 0)
-        tl.store(SUM_W + tl.program_id(0).to(tl.int64) * R + r, d_w, mask=r < R)
-        d_product = d_y * load_vector(w, r, R, FULL)[None, :] * slope(product, ACTIVATION)
-        store_rows(D_PRODUCT, d_product, p, valid, r, R, FULL)
+    r = begin + tl.arange(0, width)
+    l = load_rows(L, operations, valid, r, R, FULL).to(tl.float32)
+    product = (h + load_vector(c2, r, R, FULL)[None, :]) * l
+    d_y = tl.broadcast_to(ds[:, None], product.shape)
+    if DROP:
+        d_y *= multipliers(seed, draw, threshold, scale, (first + p) * R + begin, width, R % 4 == 0)
+    d_w = tl.sum(d_y * activate(product, ACTIVATION), 0)
+    tl.store(SUM_W + tl.program_id(0).to(tl.int64) * R + r, d_w, mask=r < R)
+    d_product = d_y * load_vector(w, r, R, FULL)[None, :] * slope(product, ACTIVATION)
+    store_rows(D_PRODUCT, d_product, p, valid, r, R, FULL)
 
 
 @triton.jit(do_not_specialize=[*PLAIN, "N"])
@@ -213,10 +210,12 @@ def recompute_kernel(
         V, U, G, C1a, C2, PRE, tokens, operations, p, valid, begin, R, BD, BN, BC, BR, ACTIVATION, PRECISION, True
     )
     ds = tl.load(D_LOGITS + p, mask=valid, other=0.0)
-    gate_backward(
-        h, ds, L, c2, w, D_PRODUCT, SUM_W, p, first, operations, valid, begin, seed, draw, threshold, scale, R,
-        R % BD == 0, PARTS, ACTIVATION, DROP,
-    )  # fmt: skip
+    parts = parts_of(h, PARTS)
+    for i in tl.static_range(PARTS):
+        gate_backward(
+            parts[i], ds, L, c2, w, D_PRODUCT, SUM_W, p, first, operations, valid, begin + i * (BD // PARTS), seed,
+            draw, threshold, scale, R, R % BD == 0, ACTIVATION, DROP,
+        )  # fmt: skip
 
 
 @triton.jit
@@ -319,18 +318,19 @@ def weights_kernel(
         C1a, with x = g ⊙ v:      Q_k = Σ_n vᵀ d pre ,    dC1aᵀ = Σ_k g_k ⊙ Q_k , dg_k = Σ_c C1aᵀ ⊙ Q_k  (OF_TOKENS)
 
     The gate multiplies rows. SUM is (parts, R, R), D_GATE (column blocks, all operations, R), SUM_BIAS (parts, R). What
-    is there already of an earlier part of the batch (`later`) is added to.
+    is there already of an earlier part of the batch, if `later` is 1, is added to.
     """
     FULL: tl.constexpr = R % BM == 0 and R % BD == 0
     blocks: tl.constexpr = (R + BD - 1) // BD
     part, block = tl.program_id(1), tl.program_id(0) % blocks
     r = tl.program_id(0) // blocks * BM + tl.arange(0, BM)
     c = block * BD + tl.arange(0, BD)
-    inside, of_bias = (r < R)[:, None] & (c < R)[None, :], (r < R) & (block == 0)
+    rows = tl.where(block == 0, R, 0)  # of the bias, which one block of columns has
+    inside, of_bias = (r < R)[:, None] & (c < R)[None, :], r < rows
     cells = SUM + part.to(tl.int64) * R * R + r[:, None] * R + c[None, :]
-    total = tl.load(cells, mask=inside & (later != 0), other=0.0)
+    total = tl.load(cells, mask=(r < later * R)[:, None] & (c < R)[None, :], other=0.0)
     if not OF_TOKENS:
-        d_bias = tl.load(SUM_BIAS + part * R + r, mask=of_bias & (later != 0), other=0.0)
+        d_bias = tl.load(SUM_BIAS + part * R + r, mask=r < later * rows, other=0.0)
     n = tl.arange(0, BN)
     for i in range(0, min(each, operations - part * each)):
         operation = part * each + i

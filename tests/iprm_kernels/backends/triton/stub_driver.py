@@ -1,6 +1,6 @@
 """A Triton driver for a device that is not there: kernels are specialised and compiled as for a card, their launches
 recorded. Tensors are on the meta device and say that they are on CUDA, so whatever would wait for a device, or read
-what it computed, raises.
+what it computed, raises. A kernel that breaks a limit of `ahead_of_time` is a fault here too.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 import triton
-from triton.backends.compiler import GPUTarget
+from triton.compiler import CompiledKernel
 
 from iprm_kernels.backends import devices
 from iprm_kernels.backends.triton import ahead_of_time, configs, held, launch
@@ -35,9 +35,9 @@ class Launch:
 
 @dataclass
 class Driver:
-    """Stands in for the CUDA driver of one architecture. `seconds` gives the time that a benchmark reports."""
+    """Stands in for the driver of one architecture. `seconds` gives the time that a benchmark reports."""
 
-    architecture: int
+    architecture: devices.Architecture
     launches: list[Launch] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     benchmarks: int = 0
@@ -48,10 +48,10 @@ class Driver:
         return self
 
     def get_current_target(self):
-        return GPUTarget("cuda", self.architecture, 32)
+        return ahead_of_time.target(self.architecture)
 
     def get_current_device(self):
-        return f"sm_{self.architecture}"  # the key of the compiled kernels, which no real device has
+        return devices.name_of(self.architecture)  # the key of the compiled kernels, which no real device has
 
     def get_current_stream(self, device):
         return 0
@@ -59,15 +59,14 @@ class Driver:
     def get_device_properties(self, device):
         return {"max_shared_mem": devices.shared_memory(self.architecture)}
 
-    def load_binary(self, name, cubin, shared, device):
-        """(module, function, registers, spills, threads); without a module nothing is unloaded at the end. What kernels
-        over pairs spill is weighed by `ahead_of_time`, which knows their tiles."""
-        registers, counts = ahead_of_time.read(cubin, code=False)
-        weighed = {*configs.CHAINS, *configs.FIRST_HALVES.values(), "weights"}
-        if (spilled := counts["LDL"] + counts["STL"]) and name.removesuffix("_kernel") not in weighed:
-            self.faults.append(f"{name} sm_{self.architecture}: {spilled} spill instructions")
-        threads = ahead_of_time.REGISTERS // (-(-registers // 8) * 8) // 32 * 32
-        return None, name, registers, spilled, min(1024, threads)
+    def load_binary(self, name, binary, shared, device):
+        """(module, function, registers, spills, threads); without a module nothing is unloaded at the end. AMD's are
+        compiled for as many threads as they have."""
+        if devices.is_amd(self.architecture):
+            return None, name, 0, 0, 1024
+        registers, counts = ahead_of_time.read(binary, code=False)
+        threads = ahead_of_time.REGISTERS[32] // (-(-registers // 8) * 8) // 32 * 32
+        return None, name, registers, counts["LDL"] + counts["STL"], min(1024, threads)
 
     def launcher_cls(self, source, metadata):
         return lambda *args: active().record(source, metadata, *args)
@@ -78,8 +77,8 @@ class Driver:
         name = source.fn.__name__
         if not all(isinstance(n, int) and 0 < n <= limit for n, limit in zip(grid, GRID_LIMIT, strict=True)):
             self.faults.append(f"{name}: grid {grid}")
-        if metadata.global_scratch_size:
-            self.faults.append(f"{name}: needs {metadata.global_scratch_size} bytes of scratch memory")
+        if scratch := getattr(metadata, "global_scratch_size", 0):
+            self.faults.append(f"{name}: needs {scratch} bytes of scratch memory")
         assert len(args) == len(signature)
         size = sum(parameter(kind, value) for kind, value in zip(signature.values(), args, strict=True))
         if size > PARAMETER_BYTES:
@@ -99,6 +98,39 @@ class Driver:
             return [time] * len(quantiles)
 
         return benchmark
+
+
+def case_of(compiled: CompiledKernel) -> ahead_of_time.Case:
+    """The case that `ahead_of_time` would have compiled to this."""
+    source, metadata = compiled.src, compiled.metadata
+    names, kinds = source.fn.arg_names, str(source.signature)
+    constants = {names[path[0]]: value for path, value in source.constants.items() if len(path) == 1}
+    kernel = next(name for name, function in launch.KERNELS.items() if function is source.fn)
+    rounded = "tf32" if constants.get("PRECISION") == "tf32" else "float32"
+    dtype = "bfloat16" if "*bf16" in kinds else "float16" if "*fp16" in kinds else rounded
+    entry = configs.Entry((), metadata.num_warps, metadata.num_stages)
+    width = constants.get("R") or constants.get("D") or 0
+    return ahead_of_time.Case(kernel, metadata.target.arch, dtype, width, entry, constants)
+
+
+FAULTS: dict[str, list[str]] = {}
+"""Of all that was compiled, by its hash."""
+
+
+def faults_of(compiled: CompiledKernel) -> list[str]:
+    """What is wrong with a kernel by the rule of `ahead_of_time`."""
+    if compiled.hash not in FAULTS:
+        case = case_of(compiled)
+        FAULTS[compiled.hash] = [f"{case.label}: {fault}" for fault in ahead_of_time.weighed(case, compiled).faults]
+    return FAULTS[compiled.hash]
+
+
+def run(function: triton.JITFunction, *args, run=triton.JITFunction.run, **options):
+    """Triton's launch, and what is wrong with the kernel that it launched."""
+    compiled = run(function, *args, **options)
+    driver = active()
+    driver.faults += [fault for fault in faults_of(compiled) if fault not in driver.faults]
+    return compiled
 
 
 def parameter(kind, value) -> int:
@@ -128,11 +160,13 @@ def forget() -> None:
     held.KERNELS.clear()
 
 
-def install(monkeypatch, architecture: int) -> Driver:
+def install(monkeypatch, architecture: devices.Architecture) -> Driver:
     """The driver, in place until the test ends."""
     driver = Driver(architecture)
     forget()
-    monkeypatch.setattr(triton.runtime.driver, "_active", driver)
+    place = "_active" if hasattr(triton.runtime.driver, "_active") else "active"  # up to Triton 3.4
+    monkeypatch.setattr(triton.runtime.driver, place, driver)
+    monkeypatch.setattr(triton.JITFunction, "run", run)
     monkeypatch.setattr(launch, "architecture_of", lambda device: active().architecture)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: None)  # as is the index of the meta device
     monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())

@@ -52,12 +52,82 @@ def chosen() -> list[ahead_of_time.Case]:
     found.append(first("logits", 120, "bfloat16", 1024))
     for kernel in ("products", "d_tokens"):
         found += ahead_of_time.cases_of(kernel, 120, "bfloat16", 256, on=False)
+    return found + chosen_of_amd()
+
+
+def chosen_of_amd() -> list[ahead_of_time.Case]:
+    """Every kernel at its fixed choice, alternately for the two architectures; of the chains and of attention also in
+    float32, of the chains at other widths. All of it is compiled by the whole command alone."""
+    found = []
+    for kernel, architecture in zip(KERNELS, itertools.cycle(AMD)):
+        found.append(first(kernel, architecture, "bfloat16", 256))
+        if "PRECISION" in KERNELS[kernel].arg_names:
+            found.append(first(kernel, architecture, "float32", 256))
+    for kernel in configs.CHAINS:
+        for point in (("gfx942", "bfloat16", 512), ("gfx942", "float32", 512), ("gfx950", "float16", 37)):
+            found.append(first(kernel, *point))
     return found
 
 
-@pytest.mark.parametrize("case", chosen(), ids=lambda case: case.label.replace(" ", "-"))
+weighed = pytest.mark.skipif(not ahead_of_time.WEIGHED, reason="what this Triton spills is no fault")
+AMD = ("gfx942", "gfx950")
+amd = pytest.mark.skipif(bool(ahead_of_time.obstacle("gfx942")), reason=str(ahead_of_time.obstacle("gfx942")))
+
+
+def parameters(cases: list[ahead_of_time.Case]) -> list:
+    """The cases, those for AMD's cards skipped where nothing can be compiled for them."""
+    return [pytest.param(case, marks=amd if case.amd else (), id=case.label.replace(" ", "-")) for case in cases]
+
+
+@pytest.mark.parametrize("case", parameters(chosen()))
 def test_compiles_within_the_limits(case):
     assert not ahead_of_time.compiled(case).faults
+
+
+@pytest.mark.parametrize("kernel", configs.CHAINS)
+@pytest.mark.parametrize("point", [(80, "bfloat16", 256), (90, "bfloat16", 256), (90, "bfloat16", 512)], ids=str)
+def test_the_fixed_choice_spills_little_with_every_triton(kernel, point):
+    """Also with those whose spills are no fault."""
+    assert not ahead_of_time.compiled(first(kernel, *point)).spills_much
+
+
+@pytest.mark.parametrize("weighed", [True, False])
+def test_spills_are_a_fault_from_a_version_on(weighed, monkeypatch):
+    monkeypatch.setattr(ahead_of_time, "WEIGHED", weighed)
+    slope, chain = first("slope", 90, "bfloat16", 256), first("logits", 90, "bfloat16", 256)
+    few = dict.fromkeys((*ahead_of_time.OPCODES, *ahead_of_time.DEPTHS), 0) | {
+        "STL": 2,
+        "HGMMA": 1,
+        "spills outside": 2,
+    }
+    assert bool(ahead_of_time.Result(slope, 0, 255, few).faults) == weighed
+    assert not ahead_of_time.Result(chain, 0, 255, few).faults  # beside two weights
+    many = few | {"spills in a loop": 10**4}
+    assert bool(ahead_of_time.Result(chain, 0, 255, many).faults) == weighed
+    on_amd, none = first("logits", "gfx942", "float32", 256), {"LDL": 0, "STL": 0}
+    assert bool(ahead_of_time.Result(on_amd, 0, 255, none | {"MFMA": 1}, scratch=4).faults) == weighed
+    assert ahead_of_time.Result(on_amd, 0, 255, none | {"FFMA": 1}).faults == ["no tensor cores"]
+
+
+def test_what_amds_code_says_of_itself():
+    text = (
+        " scratch_store_dword off, v1, s0\n v_mfma_f32_32x32x8_bf16 a[0:15]\n scratch_load_dwordx4 v[0:3], off\n"
+        " v_pk_fma_f32 v[0:1]\n v_fmac_f32_e32 v0\n    .private_segment_fixed_size: 20\n    .vgpr_count:     256\n"
+    )
+    assert ahead_of_time.read_amd(text) == (256, {"MFMA": 1, "FFMA": 2, "LDL": 1, "STL": 1}, 20)
+
+
+def test_where_amds_linker_is_missing(monkeypatch, capsys):
+    """As with Triton 3.4: said, and not counted."""
+
+    def missing():
+        raise Exception("no linker")
+
+    monkeypatch.setattr(ahead_of_time.HIPBackend, "path_to_rocm_lld", missing, raising=False)
+    assert ahead_of_time.obstacle(90) is None
+    monkeypatch.setattr("sys.argv", ["ahead_of_time", "--arch", "gfx942"])
+    assert ahead_of_time.main() == 1
+    assert capsys.readouterr().out == "not compiled for gfx942: no linker\n0 compiled, 0 with a fault\n"
 
 
 @pytest.mark.parametrize(
@@ -66,8 +136,11 @@ def test_compiles_within_the_limits(case):
         (90, 256, configs.Tile(64, 64, 0, 1, 8, 2), "2.00 products for one"),
         (80, 256, configs.Tile(64, 32, 0, 1, 8, 2), "2.00 products for one"),
         (80, 512, configs.Tile(32, 32, 0, 1, 8, 2), "2.00 products for one"),
-        (90, 512, configs.Tile(64, 32, 0, 1, 4, 2), "spill instructions move"),
+        pytest.param(90, 512, configs.Tile(64, 32, 0, 1, 4, 2), "spill instructions move", marks=weighed),
         (86, 256, configs.Tile(128, 64, 0, 4, 8, 2), "bytes of shared memory"),
+        pytest.param("gfx942", 256, configs.Tile(64, 64, 64, 2, 8, 2), "2.00 products for one", marks=amd),
+        pytest.param("gfx942", 512, configs.Tile(128, 32, 0, 2, 4, 2), "bytes a lane", marks=[amd, weighed]),
+        pytest.param("gfx942", 512, configs.Tile(128, 16, 0, 2, 8, 2), "bytes of shared memory", marks=amd),
     ],
     ids=str,
 )
@@ -100,6 +173,8 @@ def test_spills_count_by_the_loops_they_stand_in():
             "32x8",
             4,
         ),
+        ("amd_mfma<{version = 3, warpsPerCTA = [4, 2], instrShape = [32, 32, 8], isTransposed = true}>", "64x64", 2),
+        ("amd_mfma<{version = 3, isTransposed = true, warpsPerCTA = [2, 2], instrShape = [32, 32]}>", "64x64", 1),
     ],
 )
 def test_products_are_counted_by_the_layout(layout, result, times):
@@ -135,7 +210,9 @@ def test_only_what_masks_vectors_is_specialised():
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_lists(kernel, dtype):
     """Blocks are powers of two, no entry comes twice, and few tokens get the fixed choice."""
-    for architecture, width in itertools.product((80, 86, 90, 100, 103, 120), (1, 16, 37, 128, 256, 300, 512)):
+    for architecture, width in itertools.product(
+        (80, 86, 90, 100, 103, 120, "gfx942", "gfx1250"), (1, 16, 37, 128, 256, 300, 512)
+    ):
         entries = configs.entries(kernel, architecture, dtype, width, 6, 196)
         assert len(set(entries)) == len(entries) <= 3
         blocks = [value for entry in entries for name, value in entry.constants if value and name != "PARTS"]

@@ -19,7 +19,7 @@ import stub_driver
 import triton
 from test_launch import ODD, ONE, PAPER, calls, meta, tuning  # noqa: F401
 
-from iprm_kernels.backends.triton import held, launch, ops
+from iprm_kernels.backends.triton import ahead_of_time, held, launch, ops
 
 pytestmark = pytest.mark.skipif(not held.KNOWN, reason=f"with triton {triton.__version__} no kernel is held")
 
@@ -172,6 +172,20 @@ def test_who_listens_sees_tritons_own_launch(name, driver, monkeypatch):
     held.KERNELS.clear()
     launches_of(driver, call)
     assert not held.KERNELS
+
+
+@pytest.mark.skipif(bool(ahead_of_time.obstacle("gfx942")), reason="this Triton compiles nothing for AMD's cards here")
+def test_on_amds_cards_nothing_is_held(monkeypatch):
+    """Every launch is Triton's own, which compiles a kernel anew where a tensor has 2 GB or more."""
+    monkeypatch.setenv("IPRM_TRITON_AUTOTUNE", "0")
+    driver = stub_driver.install(monkeypatch, "gfx942")
+    small, large = dropped(1024), dropped(2**30)
+    first = launches_of(driver, small)
+    assert launches_of(driver, small) == first
+    assert launches_of(driver, large)[0][1] != first[0][1]
+    assert not held.KERNELS
+    assert not driver.faults
+    stub_driver.forget()
 
 
 def test_with_an_unknown_triton_nothing_is_held(driver, monkeypatch):

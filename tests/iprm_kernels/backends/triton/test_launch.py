@@ -19,7 +19,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 
 import stub_driver
 
-from iprm_kernels.backends.triton import configs, execution, launch, ops
+from iprm_kernels.backends.triton import ahead_of_time, configs, execution, launch, ops
 
 
 class Sizes(NamedTuple):
@@ -99,13 +99,16 @@ def calls(s: Sizes) -> dict:
 LAUNCHES = {
     "paper": (90, PAPER), "paper-sm_80": (80, PAPER), "paper-sm_100": (100, PAPER), "even": (90, EVEN),
     "odd": (90, ODD), "odd-half-sm_100": (100, ODD_HALF), "one-sm_80": (80, ONE), "many-sm_80": (80, MANY),
-    "wide": (90, WIDE), "small-sm_89": (89, SMALL_CARD),
+    "wide": (90, WIDE), "small-sm_89": (89, SMALL_CARD), "paper-gfx942": ("gfx942", PAPER),
+    "odd-gfx950": ("gfx950", ODD),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("op", calls(ONE))
 @pytest.mark.parametrize(("architecture", "sizes"), LAUNCHES.values(), ids=LAUNCHES)
 def test_launches(architecture, sizes, op, monkeypatch):
+    if reason := ahead_of_time.obstacle(architecture):
+        pytest.skip(reason)
     driver = stub_driver.install(monkeypatch, architecture)
     calls(sizes)[op]()
     assert driver.launches
