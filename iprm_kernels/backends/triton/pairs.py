@@ -223,11 +223,12 @@ def locate_grouped(count, N, K, grouped, BN: tl.constexpr, GROUP: tl.constexpr, 
     """Of a tile that has BN // grouped tokens, of all `count`, with `grouped` of their operations each:
 
     p, operations, valid    of its rows: the number of the pair, b·K + k, and whether there is such a pair
-    member                  (sums, BN): 1 where a row belongs to a token, the factor that adds rows up
+    member                  (SUMS, BN): 1 where a row belongs to a token, the factor that adds rows up
     rows, kept              of the sums: the row in (parts, B·N), and whether there is such a token
 
     GROUP ≤ grouped bounds how many tokens there are.
     """
+    SUMS: tl.constexpr = BN // GROUP if BN // GROUP > 16 else 16
     row, held = tl.arange(0, BN), BN // grouped
     token, k = row // grouped, tl.program_id(1) * grouped + row % grouped
     tile = tl.program_id(0)
@@ -236,7 +237,7 @@ def locate_grouped(count, N, K, grouped, BN: tl.constexpr, GROUP: tl.constexpr, 
     b = (tile // N * held + ahead // N).to(tl.int64) + n // N
     first = tile.to(tl.int64) * held
     valid = (token < held) & (first + token < count) & (k < K)
-    sums = tl.arange(0, max(16, BN // GROUP))
+    sums = tl.arange(0, SUMS)
     member = narrow((sums[:, None] == token[None, :]).to(tl.float32), dtype)
     rows = tl.program_id(1).to(tl.int64) * count + first + sums
     return (b * K + k) * N + n % N, b * K + k, valid, member, rows, (sums < held) & (first + sums < count)
