@@ -337,7 +337,8 @@ def test_kernels_are_known_by_the_profilers_names(monkeypatch):
 def test_a_card_is_known_by_its_name():
     assert kernels.card_of("NVIDIA H200").name == "H200"
     assert kernels.card_of("NVIDIA H100 80GB HBM3").name == "H100"
-    assert kernels.card_of("NVIDIA GeForce RTX 4090") is None
+    assert kernels.card_of("NVIDIA GeForce RTX 4090").name == "RTX 4090"
+    assert kernels.card_of("NVIDIA L4") is None
 
 
 def test_what_the_parts_run_is_there(root):

@@ -281,7 +281,7 @@ _ATTENTION = {
     "d_query": {2: [(64, 64, 4, 3), (32, 128, 4, 3)], 4: [(32, 64, 4, 3), (32, 32, 4, 3)]},
 }
 # (BM, BN, warps, stages) of the weights' gradients
-_WEIGHTS = {2: [(64, 64, 8, 3), (128, 32, 8, 3)], 4: [(64, 32, 8, 2)]}
+_WEIGHTS = {2: [(128, 32, 8, 3), (64, 64, 8, 3)], 4: [(64, 32, 8, 2)]}
 # (columns, warps) of the elementwise kernels, which are as wide for every dtype: they compute in float32
 _COLUMNS = {
     "simple_logits": [(64, 4), (32, 4)],
@@ -335,7 +335,7 @@ def weights_entries(architecture: devices.Architecture | None, dtype: torch.dtyp
     found, amd = [], isinstance(architecture, str)
     lists = _WEIGHTS[dtype.itemsize]
     if isinstance(architecture, int) and family(architecture) == 100:
-        lists = lists[:1]  # the others spill
+        lists = lists[-1:]  # the other spills
     for BM, BN, warps, stages in lists:
         rows = cut(BM, R)
         warps = min(warps, max(1, rows * weight_columns(R, dtype) // (32 * 32 if amd else 16 * 8)))

@@ -1,9 +1,11 @@
-"""The roofline counts the launches that the launch code makes, and says of all its figures that they are predicted."""
+"""The roofline counts the launches that the launch code makes and the machine code that Triton writes, and says of all
+its figures that they are predicted."""
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,14 +14,24 @@ import torch
 pytest.importorskip("triton.language")
 sys.path.insert(0, str(Path(__file__).resolve().parents[4]))
 
+import triton
+
 from benchmarks import roofline
+from benchmarks.roofline import __main__ as command
+from benchmarks.roofline import machine, module
 from iprm_kernels.backends.triton import composition, execution, formation, launch
 
 SIZES = roofline.Sizes(B=64, K=6, N=196, L=24, D=512, r=2, W=2)
 
 
 @pytest.fixture
-def launched(monkeypatch) -> Counter:
+def arguments() -> list:
+    """Those of all launches."""
+    return []
+
+
+@pytest.fixture
+def launched(monkeypatch, arguments) -> Counter:
     """How often each kernel is launched, by name; nothing runs."""
     counts = Counter()
 
@@ -29,7 +41,7 @@ def launched(monkeypatch) -> Counter:
 
         def __getitem__(self, grid):
             counts[self.name] += 1
-            return lambda *args, **options: None
+            return lambda *args, **options: arguments.extend(args)
 
     monkeypatch.setattr(launch, "KERNELS", {name: Counted(name) for name in launch.KERNELS})
     return counts
@@ -67,7 +79,9 @@ def run(name):
 @pytest.mark.parametrize("name", roofline.PASSES)
 def test_counts_the_launches_that_are_made(name, launched):
     run(name)
-    counted = {part.name: part.times for part in roofline.PASSES[name](SIZES).ours}
+    counted = Counter()
+    for part in roofline.PASSES[name](SIZES).ours:
+        counted[part.name] += part.times
     assert launched
     assert {kernel: counted[kernel] for kernel in launched} == launched
 
@@ -76,12 +90,77 @@ def test_floor_of_execution_is_the_mechanisms():
     """4·B·K·N·R² operations for the pairs and 2·B·K·N·D for the pooling; six products backward."""
     s = SIZES
     pooling = 2 * s.pairs * s.D
-    assert roofline.execution_forward(s).operations == 4 * s.pairs * s.R**2 + pooling
-    assert roofline.execution_backward(s).operations == 12 * s.pairs * s.R**2 + 2 * pooling
+    assert roofline.PASSES["execution forward"](s).operations == 4 * s.pairs * s.R**2 + pooling
+    assert roofline.PASSES["execution backward"](s).operations == 12 * s.pairs * s.R**2 + 2 * pooling
+
+
+def test_backward_moves_eight_rows_a_pair(launched, arguments):
+    """R elements each, through the buffers from one kernel to the next."""
+    run("execution backward")
+    buffers = [t for t in arguments if isinstance(t, torch.Tensor) and t.shape == (SIZES.pairs, SIZES.R)]
+    assert len(buffers) <= 8
+
+
+@pytest.mark.parametrize(("name", "most"), [("execution forward", 45e-6), ("execution backward", 300e-6)])
+def test_what_execution_is_predicted_to_take(name, most):
+    """On an H100. Backward it is the second-level cache that sets the time, at over twice what the products need."""
+    count, card = roofline.PASSES[name](SIZES), roofline.CARDS["H100"]
+    assert count.floor(card, SIZES.dtype) < roofline.predicted(count.ours, card, SIZES.dtype) < most
 
 
 def test_every_table_says_predicted(capsys):
-    roofline.main(["--num-ops", "1,6", "--dtype", "float32"])
+    command.main(["--num-ops", "1,6", "--dtype", "float32", "--num-steps", "2"])
     tables = capsys.readouterr().out.strip().split("\n\n")
     assert len(tables) == len(roofline.CARDS)
-    assert all("*predicted*" in table.splitlines()[0] for table in tables)
+    for table in tables:
+        first, *rows = table.splitlines()
+        assert "*predicted*" in first
+        assert all("*predicted*" in row for row in rows if "whole" in row)
+
+
+COUNTED = {("forward", False): 281, ("training", False): 947, ("training", True): 1194}
+"""Launches, copies and sets that `benchmarks.launches` found in bfloat16, with torch 2.13.0+cu130 and Triton 3.7.1."""
+
+
+@pytest.mark.parametrize(("step", "dropout"), COUNTED)
+def test_whole_step_has_the_launches_that_the_stub_device_counted(step, dropout):
+    found = module.step_of(step, replace(SIZES, dropout=dropout))
+    assert found.launches == pytest.approx(COUNTED[step, dropout], rel=0.06)
+    card = roofline.CARDS["H100"]
+    assert found.device(card, SIZES.dtype) < found.eager(card, SIZES.dtype)
+
+
+def test_table_of_the_machine_code_is_of_the_first_configurations():
+    """`python -m benchmarks.roofline --compile` makes it anew."""
+    found = {key: entry["entry"] for key, entry in machine.table()["entries"].items()}
+    assert found == {key: machine.label_of(case.entry) for key, case in machine.cases()}
+
+
+@pytest.mark.parametrize("key", ["logits sm_90 bfloat16", "chain_backward sm_80 bfloat16", "weights sm_100 bfloat16"])
+def test_table_of_the_machine_code_is_not_stale(key):
+    if triton.__version__ != machine.table()["triton"]:
+        pytest.skip(f"the table is of Triton {machine.table()['triton']}, and {triton.__version__} is installed")
+    assert machine.record(dict(machine.cases())[key]) == machine.table()["entries"][key]
+
+
+CODE = """
+        /*0000*/                   MOV R1, R2 ;
+.L_x_0:
+        /*0010*/                   HMMA.16816.F32.BF16 R4, R8, R10, R4 ;
+.L_x_1:
+        /*0020*/                   FFMA R4, R5, R6, R4 ;
+        /*0030*/               @P0 BRA `(.L_x_1) ;
+        /*0040*/              @!P1 BRA `(.L_x_3) ;
+.L_x_2:
+        /*0050*/               @P2 BRA `(.L_x_0) ;
+        /*0060*/                   EXIT ;
+.L_x_3:
+        /*0070*/                   NANOSLEEP R1 ;
+        /*0080*/               @P3 BRA `(.L_x_3) ;
+        /*0090*/                   BRA `(.L_x_2) ;
+"""
+
+
+def test_instructions_are_counted_by_the_loops_that_they_stand_in():
+    """What waits stands behind the code, and is in the loop that waits, but no loop of its own that multiplies."""
+    assert machine.counted(CODE) == ([2, 6, 2], {"HMMA.16816.F32.BF16": [0, 1, 0]})
