@@ -113,14 +113,14 @@ def of_triton(op: str, c: Call, size: int, needs: Any) -> int:
         if configs.is_fused("logits", c.R, dtype):
             return logits
         buffer = in_buffers(c, size, 1)
-        blocks = -(-c.R // configs.columns("logits", c.R, dtype))
+        blocks = configs.cdiv(c.R, configs.columns("logits", c.R, dtype))
         return logits + buffer + blocks * FLOAT * (buffer // (c.R * size))
     if op == "execution_simple":
         return logits
     tiles = c.B * -(-c.N // ROWS)
     if op == "execution_backward":
-        blocks = -(-c.R // configs.weight_columns(c.R, dtype))
-        parts = min(c.B * c.K, max(1, configs.WEIGHT_PROGRAMS // blocks**2))
+        blocks = configs.cdiv(c.R, configs.columns("weights", c.R, dtype))
+        _, parts = configs.weight_shares(c.B * c.K, c.R, dtype)
         sums = 2 * (parts + 1) * c.R * c.R + 2 * (blocks + 1) * c.B * c.K * c.R + c.B * c.K * c.N * c.R // 64
         return logits + sums * FLOAT + in_buffers(c, size, 3)
     if op == "execution_simple_backward":

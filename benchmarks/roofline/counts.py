@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from benchmarks.roofline.cards import Card
-from benchmarks.roofline.tiles import Code, Sizes, Work, cdiv, chunks, shares
+from benchmarks.roofline.tiles import Code, Sizes, Work, chunks, shares
+from iprm_kernels.backends.triton.configs import cdiv
 
 SUSTAINED, BANDWIDTH_SHARE, CACHE_SHARE = 0.75, 0.85, 0.75
 """What large products of the library reach of the datasheet's peak under a card's power limit, and well-made kernels

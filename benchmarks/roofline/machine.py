@@ -13,20 +13,21 @@ import functools
 import itertools
 import json
 import re
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from benchmarks.roofline.cards import CARDS
+from iprm_kernels.backends.triton import configs
 
 PATH = Path(__file__).with_name("machine.json")
 WIDTHS = {"chain": 256, "other": 512}
 """R, of the kernels over pairs, and D of the others: the sizes that are compiled."""
 TOKENS = (196, 24)
 ATTENTION = ("products", "pool", "d_tokens", "d_query")
-CHAINS = ("logits", "recompute", "chain_backward", "weights")
 DTYPES = ("bfloat16", "float32")
-ARCHITECTURES = (80, 89, 90, 100)
+ARCHITECTURES = sorted({card.architecture for card in CARDS.values()})
 INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(@!?U?P\w+\s+)?([A-Z][\w.]*)\s*([^;]*);|^(\.L\w+):", re.MULTILINE)
 TENSOR = re.compile(r"HMMA|HGMMA|UTC\w*MMA")
 
@@ -136,20 +137,20 @@ def cases() -> Iterator[tuple[str, Any]]:
     from iprm_kernels.backends.triton import ahead_of_time as ahead
     from iprm_kernels.backends.triton.launch import KERNELS
 
-    left_out = (*ahead.configs.FIRST_HALVES.values(), "simple_logits", "simple_backward", "dropout")
+    left_out = (*configs.FIRST_HALVES.values(), "simple_logits", "simple_backward", "dropout")
     for kernel, dtype, architecture in itertools.product(KERNELS, DTYPES, ARCHITECTURES):
         if kernel in left_out:
             continue
-        width = WIDTHS["chain" if kernel in CHAINS else "other"]
+        width = WIDTHS["chain" if kernel in configs.SUMS else "other"]
         for variant, changes in variants(kernel, KERNELS[kernel].arg_names):
             known = next(ahead.cases_of(kernel, architecture, dtype, width))
             others = known.others | changes
             if "DROP" in known.others and not others["DROP"]:
                 others["seed"] = None
             for tokens in TOKENS if kernel in ATTENTION else TOKENS[:1]:
-                entry = ahead.configs.entries(kernel, architecture, ahead.TORCH[dtype], width, 6, tokens)[0]
+                entry = configs.entries(kernel, architecture, ahead.TORCH[dtype], width, 6, tokens)[0]
                 case = ahead.Case(kernel, architecture, dtype, width, entry, others)
-                yield key_of(kernel, architecture, dtype, variant, tokens <= ahead.configs.FEW), case
+                yield key_of(kernel, architecture, dtype, variant, tokens <= configs.FEW), case
 
 
 def variants(kernel: str, arguments: list[str]) -> list[tuple[str, dict[str, bool]]]:
@@ -170,26 +171,17 @@ def variants(kernel: str, arguments: list[str]) -> list[tuple[str, dict[str, boo
 
 def record(case: Any) -> dict[str, Any]:
     """What an entry says: the configuration, how many blocks a multiprocessor holds, and the counts."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
     from iprm_kernels.backends.triton import ahead_of_time as ahead
 
-    kinds, attributes = ahead.signature(case)
-    source = ASTSource(fn=case.function, signature=kinds, constexprs=case.constants, attrs=attributes)
-    options = {"num_warps": case.entry.warps, "num_stages": case.entry.stages} | ahead.OPTIONS
-    kernel = triton.compile(source, target=GPUTarget("cuda", case.architecture, 32), options=options)
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(kernel.asm["cubin"])
-        file.flush()
-        text = ahead.tool("nvdisasm", "-c", file.name)
-    registers, _ = ahead.read(kernel.asm["cubin"], code=False)
+    kernel = ahead.kernel_of(case)
+    cubin = kernel.asm["cubin"]
+    registers, _ = ahead.read(cubin, code=False)
     result = ahead.Result(case, kernel.metadata.shared, registers)
+    text = ahead.tool("nvdisasm", "-c", cubin)
     instructions, products = counted(text)
     return {
         "entry": label_of(case.entry),
-        "blocks": round(result.occupancy * ahead.WARPS[case.architecture] / case.warps),
+        "blocks": result.blocks,
         "executed": ahead.executed(kernel.asm["ttgir"]),
         "instructions": instructions,
         "products": products,

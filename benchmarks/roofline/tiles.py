@@ -11,6 +11,7 @@ import torch
 from benchmarks.roofline import machine
 from benchmarks.roofline.cards import Card
 from iprm_kernels.backends.triton import configs
+from iprm_kernels.backends.triton.configs import cdiv
 
 
 @dataclass(frozen=True)
@@ -42,15 +43,11 @@ class Sizes:
     @property
     def width(self) -> int:
         """Bytes of an element."""
-        return 4 if self.dtype == "float32" else 2
+        return self.torch_dtype.itemsize
 
     @property
     def torch_dtype(self) -> torch.dtype:
         return getattr(torch, self.dtype)
-
-
-def cdiv(a: int, b: int) -> int:
-    return -(-a // b)
 
 
 def chunks(s: Sizes) -> int:
@@ -61,10 +58,7 @@ def chunks(s: Sizes) -> int:
 
 def shares(s: Sizes) -> tuple[int, int]:
     """How many operations a program of `weights` adds up, and how many programs share a block of the weight."""
-    blocks = cdiv(s.R, configs.weight_columns(s.R, s.torch_dtype))
-    operations = cdiv(s.B, chunks(s)) * s.K
-    each = cdiv(operations, max(1, configs.WEIGHT_PROGRAMS // blocks**2))
-    return each, cdiv(operations, each)
+    return configs.weight_shares(cdiv(s.B, chunks(s)) * s.K, s.R, s.torch_dtype)
 
 
 class Code(NamedTuple):
@@ -87,7 +81,7 @@ class Work:
 
     @property
     def width(self) -> int:
-        return self.s.R if self.kernel in machine.CHAINS else self.s.D
+        return self.s.R if self.kernel in configs.SUMS else self.s.D
 
     def entry(self, card: Card) -> configs.Entry:
         """The first configuration for a card."""
@@ -97,10 +91,8 @@ class Work:
     def blocks(self, card: Card) -> dict[str, int]:
         """The constants of that, and BD of the kernels over pairs."""
         found = dict(self.entry(card).constants)
-        if self.kernel in configs.CHAINS:
+        if self.kernel in configs.SUMS:
             found["BD"] = configs.columns(self.kernel, self.width, self.s.torch_dtype)
-        elif self.kernel == "weights":
-            found["BD"] = configs.weight_columns(self.width, self.s.torch_dtype)
         return found
 
     def programs(self, card: Card) -> int:
@@ -128,12 +120,8 @@ class Work:
     def turns(self, b: dict[str, int]) -> tuple[int, int, int]:
         """How often a program executes what stands within none of its loops, one, and two."""
         s, k = self.s, self.kernel
-        if k in configs.CHAINS:
-            outer = cdiv(s.R, b["BC"])
-            return 1, outer, outer * cdiv(s.R, b["BR"] or s.R)
-        if k == "weights":
-            each = shares(s)[0]
-            return 1, each, each * cdiv(self.N, b["BN"])
+        if k in configs.SUMS:
+            return configs.turns(k, b, s.R, self.N, shares(s)[0])
         if k in ("pool", "d_query", "slope"):
             return 1, cdiv(self.N, b["BN"]), 0
         if k == "d_tokens":
@@ -150,7 +138,7 @@ class Work:
         if k in configs.CHAINS:
             found = 2.0 * b["BN"] * s.R * (s.R + b["BD"] if b["BD"] >= s.R else b["BD"])
             if k == "chain_backward":
-                found += 2 * 2 * max(16, b["BN"] // (configs.power_of_2(configs.grouped(s.K) + 1) // 2)) * b["BN"] * s.R
+                found += 2 * 2 * max(16, b["BN"] // configs.group(s.K)) * b["BN"] * s.R
             return found
         if k == "weights":
             return 2.0 * self.turns(b)[2] * b["BN"] * b["BM"] * b["BD"]
@@ -164,7 +152,7 @@ class Work:
         dtype = "float32" if self.s.dtype == "float32" else "bfloat16"
         key = machine.key_of(self.kernel, card.architecture, dtype, self.variant, self.N <= configs.FEW)
         found = machine.table()["entries"].get(key)
-        known = machine.WIDTHS["chain" if self.kernel in machine.CHAINS else "other"]
+        known = machine.WIDTHS["chain" if self.kernel in configs.SUMS else "other"]
         entry = self.entry(card)
         if not found or self.width != known or found["entry"] != machine.label_of(entry):
             return None

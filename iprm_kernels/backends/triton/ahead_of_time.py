@@ -157,14 +157,8 @@ class Case:
     @property
     def turns(self) -> tuple[int, int, int]:
         """How often a program executes what stands within none of its kernel's loops, within one, and within two."""
-        if self.kernel == "weights":
-            return 1, EACH, EACH * -(-TOKENS // self.constants["BN"])
-        if self.kernel in configs.FIRST_HALVES.values():
-            return 1, -(-self.width // self.constants["BR"]), 0
-        if self.kernel in configs.CHAINS:
-            BC, BR = self.constants["BC"], self.constants["BR"] or self.width
-            outer = -(-self.width // BC)
-            return 1, outer, outer * -(-self.width // BR)
+        if self.read_bytes:
+            return configs.turns(self.kernel, self.constants, self.width, TOKENS, EACH)
         return 1, 1, 1
 
     @property
@@ -201,14 +195,17 @@ class Result:
         return self.spilled_bytes > MOST_SPILLED * self.case.read_bytes or self.scratch > 0
 
     @property
-    def occupancy(self) -> float:
-        """Resident warps of those a multiprocessor can hold."""
+    def blocks(self) -> int:
+        """How many programs a multiprocessor holds at once."""
         architecture, warps, lanes = self.case.architecture, self.case.warps, self.case.target.warp_size
         by_registers = REGISTERS[lanes] // (-(-self.registers // 8) * 8 * lanes * warps)
         by_shared = (shared_memory(architecture) + RESERVED[lanes]) // max(1, self.shared + RESERVED[lanes])
-        most = WARPS[architecture]
-        blocks = min(by_registers, by_shared, most // warps, BLOCKS[architecture])
-        return blocks * warps / most
+        return min(by_registers, by_shared, WARPS[architecture] // warps, BLOCKS[architecture])
+
+    @property
+    def occupancy(self) -> float:
+        """Resident warps of those a multiprocessor can hold."""
+        return self.blocks * self.case.warps / WARPS[self.case.architecture]
 
     @property
     def faults(self) -> list[str]:
@@ -260,21 +257,21 @@ def signature(case: Case) -> tuple[dict, dict]:
     return kinds, attributes
 
 
-def tool(name: str, *args: str) -> str:
-    """Output of a program that Triton carries."""
+def tool(name: str, option: str, cubin: bytes) -> str:
+    """What a program that Triton carries says of machine code."""
     path = os.path.join(os.path.dirname(triton.backends.nvidia.__file__), "bin", name)
-    return subprocess.run([path, *args], capture_output=True, text=True, check=True).stdout
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        return subprocess.run([path, option, file.name], capture_output=True, text=True, check=True).stdout
 
 
 def read(cubin: bytes, code: bool = True) -> tuple[int, dict[str, int]]:
     """The registers of a kernel, how often each of OPCODES stands in it, and its spills by DEPTHS. Without `code` a
     kernel that has no stack, hence no spills, is not disassembled, which takes long."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        usage = tool("cuobjdump", "--dump-resource-usage", file.name)
-        registers, stack = (int(re.search(rf"{name}:(\d+)", usage)[1]) for name in ("REG", "STACK"))
-        text = tool("nvdisasm", "-c", file.name) if code or stack else ""
+    usage = tool("cuobjdump", "--dump-resource-usage", cubin)
+    registers, stack = (int(re.search(rf"{name}:(\d+)", usage)[1]) for name in ("REG", "STACK"))
+    text = tool("nvdisasm", "-c", cubin) if code or stack else ""
     counts = {name: len(re.findall(rf"\b{name}\b", text)) for name in OPCODES}
     return registers, counts | dict(zip(DEPTHS, spills(text), strict=True))
 
@@ -338,12 +335,17 @@ def obstacle(architecture: Architecture) -> str | None:
     return None
 
 
-def compiled(case: Case) -> Result:
-    """Compile one case and read the result."""
+def kernel_of(case: Case) -> CompiledKernel:
+    """Compile one case."""
     kinds, attributes = signature(case)
     source = ASTSource(fn=case.function, signature=kinds, constexprs=case.constants, attrs=attributes)
     options = {"num_warps": case.entry.warps, "num_stages": case.entry.stages} | OPTIONS
-    return weighed(case, triton.compile(source, target=case.target, options=options))
+    return triton.compile(source, target=case.target, options=options)
+
+
+def compiled(case: Case) -> Result:
+    """Compile one case and read the result."""
+    return weighed(case, kernel_of(case))
 
 
 def weighed(case: Case, kernel: CompiledKernel) -> Result:
@@ -369,11 +371,9 @@ def cases_of(
     """A kernel at every configuration it may be launched with, everything it can do switched on, or off, for
     attention over N = 196 tokens, or 256."""
     function, N = KERNELS[kernel], TOKENS if on else 256
-    sizes = {"R": width, "D": width, "GROUP": 4, "BLOCKS": 3 if on else 1, "OF_TOKENS": not on}
-    if kernel in configs.CHAINS:
+    sizes = {"R": width, "D": width, "GROUP": configs.group(6), "BLOCKS": 3 if on else 1, "OF_TOKENS": not on}
+    if kernel in configs.SUMS:
         sizes["BD"] = configs.columns(kernel, width, TORCH[dtype])
-    elif kernel == "weights":
-        sizes["BD"] = configs.weight_columns(width, TORCH[dtype])
     precision = "tf32" if dtype == "tf32" else "ieee"
     fixed = dict.fromkeys(SWITCHES, on) | sizes | {"PRECISION": precision, "ACTIVATION": activation}
     constants = {name: value for name, value in fixed.items() if name in function.arg_names}

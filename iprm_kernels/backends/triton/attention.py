@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from iprm_kernels.backends.triton.configs import OPERATIONS
-from iprm_kernels.backends.triton.launch import Draws, Grid, cdiv, launch, precision
+from iprm_kernels.backends.triton.configs import OPERATIONS, cdiv
+from iprm_kernels.backends.triton.launch import Draws, Grid, launch, precision
 
 UNUSED = Draws(None, 0, 0, 1.0)
 

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from iprm_kernels.backends.triton.launch import cdiv, contiguous, launch, threshold_of
+from iprm_kernels.backends.triton.configs import cdiv
+from iprm_kernels.backends.triton.launch import contiguous, launch, threshold_of
 from iprm_kernels.philox import Role, stream_of
 
 

@@ -29,8 +29,15 @@ SMALL = 86
 CHAINS = ("logits", "recompute", "chain_backward")
 FIRST_HALVES = {"logits": "pre", "recompute": "pre", "chain_backward": "d_pre"}
 """What makes the middle of a chain whose sums are held in blocks of columns."""
+SUMS = (*CHAINS, "weights")
+"""The kernels over pairs whose programs hold a sum of BD columns."""
 BUFFER_BYTES = 128 * 2**20
 """For the pairs of some samples at a time, see `execution.py`."""
+
+
+def cdiv(a: int, b: int) -> int:
+    """a / b, rounded up. Triton's own is for kernels too, and takes twenty times as long."""
+    return -(-a // b)
 
 
 def power_of_2(n: int) -> int:
@@ -181,21 +188,42 @@ def is_fused(chain: str, width: int, dtype: torch.dtype) -> bool:
     return width <= (min(WIDEST[chain], WIDEST_OTHERS) if others else WIDEST[chain])
 
 
-def columns(chain: str, width: int, dtype: torch.dtype) -> int:
-    """How many columns of a chain's sum a program holds, BD."""
-    if is_fused(chain, width, dtype):
+def columns(kernel: str, width: int, dtype: torch.dtype) -> int:
+    """How many columns of its sum a program of one of SUMS holds, BD."""
+    if kernel == "weights":
+        return cut(WEIGHT_COLUMNS[dtype.itemsize], width)
+    if is_fused(kernel, width, dtype):
         return max(16, power_of_2(width))
     return BLOCK_OTHERS if width % 16 or dtype == torch.float32 else BLOCK
 
 
 def grouped(K: int) -> int:
     """Operations of a token in one tile of the backward chain, as even as can be."""
-    return -(-K // -(-K // GROUPED))
+    return cdiv(K, cdiv(K, GROUPED))
 
 
-def weight_columns(R: int, dtype: torch.dtype) -> int:
-    """How many columns of a weight whose gradient a program holds, BD."""
-    return cut(WEIGHT_COLUMNS[dtype.itemsize], R)
+def group(K: int) -> int:
+    """The power of two that bounds those from below: GROUP."""
+    return power_of_2(grouped(K) + 1) // 2
+
+
+def weight_shares(operations: int, R: int, dtype: torch.dtype) -> tuple[int, int]:
+    """How many of so many operations a program of `weights` adds up, and how many programs share a block of the
+    weight."""
+    blocks = cdiv(R, columns("weights", R, dtype))
+    each = cdiv(operations, max(1, WEIGHT_PROGRAMS // blocks**2))
+    return each, cdiv(operations, each)
+
+
+def turns(kernel: str, blocks: dict[str, int], R: int, tokens: int, each: int) -> tuple[int, int, int]:
+    """How often a program of a kernel over pairs executes what stands within none of its loops, within one, and within
+    two; `weights` with so many tokens and operations."""
+    if kernel == "weights":
+        return 1, each, each * cdiv(tokens, blocks["BN"])
+    inner = cdiv(R, blocks["BR"] or R)
+    if kernel not in CHAINS:
+        return 1, inner, 0
+    return 1, cdiv(R, blocks["BC"]), cdiv(R, blocks["BC"]) * inner
 
 
 def tiles(
@@ -252,8 +280,8 @@ def least_rows(kernel: str, architecture: devices.Architecture | None, dtype: to
 
 def every_tile() -> list[Tile]:
     """All configurations of all lists of the chains."""
-    families = (_FLOAT, _PADDED_FLOAT, _ODD_FLOAT, _PADDED, _ODD, *_HALF.values(), *_BACKWARD.values(), _BLOCKS)
-    families = (*families, *_AMD.values())
+    forward = (_FLOAT, _PADDED_FLOAT, _ODD_FLOAT, _PADDED, _ODD, *_HALF.values())
+    families = (*forward, *_BACKWARD.values(), _BLOCKS, *_AMD.values(), _AMD_BLOCKS)
     return sorted({tile for lists in families for entries in lists.values() for tile in entries})
 
 
@@ -338,7 +366,7 @@ def weights_entries(architecture: devices.Architecture | None, dtype: torch.dtyp
         lists = lists[-1:]  # the other spills
     for BM, BN, warps, stages in lists:
         rows = cut(BM, R)
-        warps = min(warps, max(1, rows * weight_columns(R, dtype) // (32 * 32 if amd else 16 * 8)))
+        warps = min(warps, max(1, rows * columns("weights", R, dtype) // (32 * 32 if amd else 16 * 8)))
         found.append(Entry((("BM", rows), ("BN", cut(BN, N))), warps, stages))
     return tuple(dict.fromkeys(found))
 

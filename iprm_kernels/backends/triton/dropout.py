@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from iprm_kernels.backends.triton.launch import Grid, cdiv, launch, threshold_of
+from iprm_kernels.backends.triton.configs import cdiv
+from iprm_kernels.backends.triton.launch import Grid, launch, threshold_of
 
 
 def dropout(x: Tensor, p: float, seed: Tensor, stream: int) -> Tensor:

@@ -35,12 +35,11 @@ from torch import Tensor
 
 from iprm_kernels.backends.eager import unneeded
 from iprm_kernels.backends.triton import attention, configs
-from iprm_kernels.backends.triton.configs import BUFFER_BYTES, ROWS, is_fused
+from iprm_kernels.backends.triton.configs import BUFFER_BYTES, ROWS, cdiv, is_fused
 from iprm_kernels.backends.triton.launch import (
     Draws,
     architecture_of,
     bytes_of,
-    cdiv,
     contiguous,
     draws_of,
     launch,
@@ -147,9 +146,8 @@ class WeightSums(NamedTuple):
     def of(cls, like: Tensor, operations: int, all_operations: int) -> WeightSums:
         """Empty ones, for so many operations at a time."""
         R = like.shape[-1]
-        blocks = cdiv(R, configs.weight_columns(R, like.dtype))
-        each = cdiv(operations, max(1, configs.WEIGHT_PROGRAMS // blocks**2))
-        parts = cdiv(operations, each)
+        blocks = cdiv(R, configs.columns("weights", R, like.dtype))
+        each, parts = configs.weight_shares(operations, R, like.dtype)
         return cls(floats(like, parts, R, R), floats(like, parts, R), floats(like, blocks, all_operations, R), each)
 
 
@@ -198,7 +196,7 @@ def weights(
 ) -> None:  # fmt: skip
     """Add the gradients of a weight, its bias and its gate. `done` is how many operations came before these; without
     bias the left rows are the tokens'."""
-    parts, BD = sums.weight.shape[0], configs.weight_columns(R, left.dtype)
+    parts, BD = sums.weight.shape[0], configs.columns("weights", R, left.dtype)
     launch(
         "weights", lambda meta: (cdiv(R, meta["BM"]) * cdiv(R, BD), parts), left, right, gate, weight, bias,
         sums.weight, sums.gate[:, done:], sums.bias, gate.numel() // R, sums.each, sums.gate[0].numel(), int(done > 0),

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from iprm_kernels.backends import devices
 from iprm_kernels.backends.triton import attend, compose, configs, held, pairs, philox, simple
-from iprm_kernels.backends.triton.configs import power_of_2
+from iprm_kernels.backends.triton.configs import cdiv, power_of_2
 from iprm_kernels.philox import Role, stream_of
 from iprm_kernels.precision import float32_products
 
@@ -55,11 +55,6 @@ Grid = Callable[[dict[str, int]], tuple[int, ...]]
 """The programs of a launch, from the sizes of its blocks."""
 NOMINAL: dict[str, int] = collections.defaultdict(lambda: 64)
 """Blocks of one size, to compare launches by."""
-
-
-def cdiv(a: int, b: int) -> int:
-    """a / b, rounded up. Triton's own is for kernels too, and takes twenty times as long."""
-    return -(-a // b)
 
 
 def contiguous(*tensors: Tensor) -> list[Tensor]:
@@ -181,7 +176,7 @@ def over_pairs(kernel: str, first: Tensor, *args: Any, pairs: int, R: int, **opt
 def over_tokens(kernel: str, first: Tensor, *args: Any, tokens: int, N: int, K: int, R: int, **options: Any) -> None:
     """Launch a backward chain, or its first half, over all operations of so many tokens."""
     grouped = configs.grouped(K)
-    options |= product_options(kernel, R, first.dtype) | {"GROUP": power_of_2(grouped + 1) // 2}
+    options |= product_options(kernel, R, first.dtype) | {"GROUP": configs.group(K)}
     grid: Grid = lambda meta: (  # noqa: E731
         cdiv(tokens, meta["BN"] // grouped), cdiv(K, grouped), cdiv(R, options.get("BD", meta["BC"]))
     )  # fmt: skip

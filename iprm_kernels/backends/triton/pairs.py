@@ -26,18 +26,21 @@ from iprm_kernels.backends.triton.tiles import PLAIN, load_rows, load_vector, lo
 
 
 @triton.jit
-def locate(tile, N, K, BN: tl.constexpr):
-    """Of a tile's BN pairs: the row of g and l, b·K + k, and the row of v and u, b·N + n. int64.
+def locate(pairs, N, K, BN: tl.constexpr):
+    """Of a program's BN pairs: p, and whether there is such a pair; the row of g and l, b·K + k, and the row of v and
+    u, b·N + n. int64.
 
     With tile = i·N + j the first pair is i·N·BN + j·BN: 32-bit divisions are enough, for N < 2^31 / BN. A 64-bit one
     is a subroutine, around which the compiler spills registers.
     """
+    tile = tl.program_id(0)
+    p = tile.to(tl.int64) * BN + tl.arange(0, BN)
     ahead = tile % N * BN
     pair = ahead % N + tl.arange(0, BN)
     first = tile // N * BN + ahead // N
     operation = first % K + pair // N
     token = (first // K + operation // K).to(tl.int64) * N + pair % N
-    return first.to(tl.int64) + pair // N, token
+    return p, p < pairs, first.to(tl.int64) + pair // N, token
 
 
 @triton.jit
@@ -72,10 +75,7 @@ def pre_kernel(
 ):  # fmt: skip
     """C1a (g ⊙ v) + u: the first half of the chain, where h is made in blocks of columns."""
     EVEN: tl.constexpr = R % BC == 0
-    tile = tl.program_id(0)
-    p = tile.to(tl.int64) * BN + tl.arange(0, BN)
-    valid = p < pairs
-    operations, tokens = locate(tile, N, K, BN)
+    p, valid, operations, tokens = locate(pairs, N, K, BN)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     pre = load_rows(U, tokens, valid, c, R, EVEN).to(tl.float32)
     pre = gated_product(V, G, C1a, tokens, operations, valid, c, pre, R, BR, EVEN, PRECISION, True)
@@ -159,10 +159,8 @@ def logits_kernel(
 ):  # fmt: skip
     """s_kn = w · drop(φ(h ⊙ l)), float32; of each block of columns its part of the sum. `first` is the number, in the
     whole batch, of the first pair."""
-    tile, begin = tl.program_id(0), tl.program_id(1) * BD
-    p = tile.to(tl.int64) * BN + tl.arange(0, BN)
-    valid = p < pairs
-    operations, tokens = locate(tile, N, K, BN)
+    p, valid, operations, tokens = locate(pairs, N, K, BN)
+    begin = tl.program_id(1) * BD
     h = chain_forward(
         V, U, G, C1a, C2, PRE, tokens, operations, p, valid, begin, R, BD, BN, BC, BR, ACTIVATION, PRECISION, False
     )
@@ -202,10 +200,8 @@ def recompute_kernel(
     ACTIVATION: tl.constexpr, PRECISION: tl.constexpr, DROP: tl.constexpr,
 ):  # fmt: skip
     """The forward chain again, as far as h, and back to dπ. Keeps pre and dπ in the buffers."""
-    tile, begin = tl.program_id(0), tl.program_id(1) * BD
-    p = tile.to(tl.int64) * BN + tl.arange(0, BN)
-    valid = p < pairs
-    operations, tokens = locate(tile, N, K, BN)
+    p, valid, operations, tokens = locate(pairs, N, K, BN)
+    begin = tl.program_id(1) * BD
     h = chain_forward(
         V, U, G, C1a, C2, PRE, tokens, operations, p, valid, begin, R, BD, BN, BC, BR, ACTIVATION, PRECISION, True
     )

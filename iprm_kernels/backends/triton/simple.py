@@ -18,10 +18,7 @@ def simple_logits_kernel(
 ):  # fmt: skip
     """One row of a tile is one pair, numbered as in `pairs.py`."""
     FULL: tl.constexpr = R % BR == 0
-    tile = tl.program_id(0)
-    p = tile.to(tl.int64) * BN + tl.arange(0, BN)
-    valid = p < pairs
-    operations, tokens = locate(tile, N, K, BN)
+    p, valid, operations, tokens = locate(pairs, N, K, BN)
     s = tl.zeros((BN,), tl.float32)
     for begin in range(0, R, BR):
         r = begin + tl.arange(0, BR)
