@@ -89,6 +89,8 @@ def instruction_sets() -> dict[str, list[str]]:
         tables["avx512_bf16"] = BFLOAT16
     if sys.platform == "linux" and accepts(AMX):
         tables["amx"] = AMX
+        if "avx512_bf16" in tables:
+            tables["amx_bf16"] = [*AMX, "-mavx512bf16"]
     return tables
 
 

@@ -33,6 +33,9 @@ py::dict build_info() {
     return info;
 }
 
+using namespace iprm::cpu;
+using release = py::call_guard<py::gil_scoped_release>;
+
 // Where a weight's packed form is held between products.
 struct PackedWeight {
     at::Tensor form;
@@ -47,12 +50,20 @@ at::Tensor product(const at::Tensor& x, const at::Tensor& weight, const iprm::Op
     return kProduct(x, weight, c, packed == nullptr ? nullptr : &packed->form, out);
 }
 
+// What there is of each kind of factors.
+template <Factors kFactors>
+void bind_products(py::module_& m, const iprm::recurrence::Cores& cores) {
+    m.def("linear", product<linear<kFactors>>, py::arg("x"), py::arg("weight"), py::arg("c") = std::nullopt,
+          py::arg("packed") = nullptr, py::arg("out") = std::nullopt, release());
+    m.def("linear_back", product<linear_back<kFactors>>, py::arg("y"), py::arg("weight"), py::arg("c") = std::nullopt,
+          py::arg("packed") = nullptr, py::arg("out") = std::nullopt, release());
+    m.def("row_product", &row_product<kFactors>, release());
+    iprm::recurrence::bind(m, cores);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
-    using namespace iprm::cpu;
-    using release = py::call_guard<py::gil_scoped_release>;
-
     m.def("build_info", &build_info);
     m.def("cpu_capability", [] { return std::string(kernel_table().name); });
     m.def("bfloat16_capability", [] { return std::string(bfloat16_table().name); });
@@ -62,11 +73,6 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
     py::class_<PackedWeight>(m, "PackedWeight")
         .def(py::init<>())
         .def_property_readonly("packed", [](const PackedWeight& held) { return held.form.defined(); });
-    m.def("linear", product<linear>, py::arg("x"), py::arg("weight"), py::arg("c") = std::nullopt,
-          py::arg("packed") = nullptr, py::arg("out") = std::nullopt, release());
-    m.def("linear_back", product<linear_back>, py::arg("y"), py::arg("weight"), py::arg("c") = std::nullopt,
-          py::arg("packed") = nullptr, py::arg("out") = std::nullopt, release());
-    m.def("row_product", &row_product, release());
     m.def("row_sum", &row_sum, release());
     m.def("formation", &formation, release());
     m.def("formation_backward", &formation_backward, release());
@@ -77,7 +83,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
     m.def("execution_simple_backward", &execution_simple_backward, release());
     m.def("composition", &composition, release());
     m.def("composition_backward", &composition_backward, release());
-    iprm::recurrence::bind(m, kCores);
+    bind_products<Factors::kOfInputs>(m, kCores);
     py::module_ of_bfloat16 = m.def_submodule("bfloat16");
-    iprm::recurrence::bind(of_bfloat16, kBfloat16Cores);
+    bind_products<Factors::kBfloat16>(of_bfloat16, kBfloat16Cores);
 }

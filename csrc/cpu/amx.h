@@ -1,8 +1,9 @@
-// The products over tiles in float32 by AMX, whose matrix unit multiplies tiles of bfloat16.
+// The products over tiles by AMX, whose matrix unit multiplies tiles of bfloat16 and sums in float32.
 //
 // A float32 number is the sum of three bfloat16 slices, a = a1 + a2 + a3, each at most 2^-8 of the one before. So
 // a b = (a3 b1 + a2 b2 + a1 b3) + (a2 b1 + a1 b2) + a1 b1 up to 2^-24 of itself at worst: six products of tiles,
-// summed in float32, are as good as one in float32.
+// summed in float32, are as good as one in float32. Where the factors are to be bfloat16, they have one slice, and
+// there is one product: a file compiled for AVX512-BF16, too, is of these.
 //
 // Two vectors of 16 numbers make one row of a tile, lane i of both side by side: the order of the sum is free, as
 // long as both operands agree on it, and no lane has to move.
@@ -20,16 +21,28 @@ namespace {
 constexpr int64_t kUnit = 16;                  // rows of a tile
 constexpr int64_t kDepth = 32;                 // numbers in a row of a tile
 constexpr int64_t kTileSize = kUnit * kDepth;  // bfloat16 numbers in a tile
+#    if defined(__AVX512BF16__)
+constexpr int kSlices = 1;
+#    else
 constexpr int kSlices = 3;
+#    endif
 constexpr int64_t kSliced = kSlices * kTileSize;  // the tiles of all slices, one after the other
 
 typedef uint16_t Half;  // bits of a bfloat16
 
+#    if defined(__AVX512BF16__)
+// The pairs (x, y), rounded.
+IPRM_INLINE void slice_pairs(Vec<float> x, Vec<float> y, __m512i (&out)[1]) {
+    alignas(64) static constexpr uint16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                       8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    out[0] = _mm512_permutexvar_epi16(_mm512_load_si512(order), (__m512i)_mm512_cvtne2ps_pbh((__m512)y, (__m512)x));
+}
+#    else
 // The slices of the pairs (x, y), a vector each.
 IPRM_INLINE void slice_pairs(Vec<float> x, Vec<float> y, __m512i (&out)[kSlices]) {
     const auto nearest = [](Vec<float> a)
                              IPRM_LAMBDA { return (Vec<float>)(((Bits<Vec<float>>)a + 0x8000) & ~0xFFFF); };
-#    pragma GCC unroll 3
+#        pragma GCC unroll 3
     for (int s = 0; s < kSlices; ++s) {
         const bool last = s + 1 == kSlices;  // what is left has no more digits than a slice
         const Vec<float> xs = last ? x : nearest(x), ys = last ? y : nearest(y);
@@ -38,6 +51,10 @@ IPRM_INLINE void slice_pairs(Vec<float> x, Vec<float> y, __m512i (&out)[kSlices]
         y -= ys;
     }
 }
+#    endif
+
+template <>
+constexpr bool kOverTiles<float> = true;
 
 // The matrix unit, from construction to destruction: eight tiles of 16 rows of 64 bytes.
 template <>
@@ -53,6 +70,7 @@ struct MatrixUnit<float> {
             configuration.row_bytes[i] = 64;
             configuration.rows[i] = kUnit;
         }
+        std::atomic_signal_fence(std::memory_order_seq_cst);  // to the compiler, this reads eight bytes
         _tile_loadconfig(&configuration);
     }
     ~MatrixUnit() { _tile_release(); }
@@ -78,14 +96,16 @@ class TileMatrix<float> {
         for (int s = 0; s < kSlices; ++s) _mm512_store_si512(row(r, c) + s * kTileSize, pairs[s]);
     }
 
-    // Three slices take the place of one and a half numbers: enough for the number itself.
+    // Three slices take the place of one and a half numbers: enough for the number itself. One slice is all there is.
     IPRM_INLINE void keep(int64_t r, int64_t c, const Vec<float> (&x)[2]) {
+        if constexpr (kSlices == 1) return put(r, c, x);
         for (int j = 0; j < 2; ++j) std::memcpy(row(r, c) + j * kTileSize, &x[j], sizeof(x[j]));
     }
     IPRM_INLINE Vec<float> kept(int64_t r, int64_t c, int j) const {
-        Vec<float> x;
-        std::memcpy(&x, row(r, c) + j * kTileSize, sizeof(x));
-        return x;
+        Bits<Vec<float>> x;
+        std::memcpy(&x, row(r, c) + (kSlices == 1 ? 0 : j * kTileSize), sizeof(x));
+        if constexpr (kSlices == 1) x = j == 0 ? x << 16 : x & ~0xFFFF;
+        return (Vec<float>)x;
     }
 
     Half* tiles(int64_t unit, int64_t block) const { return data_.get() + (unit * blocks_ + block) * kSliced; }
@@ -120,6 +140,24 @@ IPRM_INLINE void multiply_tiles() {
     }
 }
 
+// All products of slices, from the small ones to the large one, by the order that loads least.
+template <int kUnits>
+IPRM_INLINE void multiply_slices(const Half* a, int64_t unit_stride, const Half* b) {
+    load_left<kUnits>(a + 2 * kTileSize, unit_stride);
+    load_right(b);
+    multiply_tiles<kUnits>();  // a3 b1
+    load_left<kUnits>(a + kTileSize, unit_stride);
+    multiply_tiles<kUnits>();  // a2 b1
+    load_right(b + kTileSize);
+    multiply_tiles<kUnits>();  // a2 b2
+    load_left<kUnits>(a, unit_stride);
+    multiply_tiles<kUnits>();  // a1 b2
+    load_right(b + 2 * kTileSize);
+    multiply_tiles<kUnits>();  // a1 b3
+    load_right(b);
+    multiply_tiles<kUnits>();  // a1 b1
+}
+
 // out (kUnits * 16 x 32) = the product of `blocks` blocks of kDepth; calls between() after each of them.
 template <int kUnits, typename Between>
 IPRM_INLINE void block_of_tiles(int64_t blocks, const Half* a, int64_t unit_stride, const Half* b, float* out,
@@ -132,20 +170,13 @@ IPRM_INLINE void block_of_tiles(int64_t blocks, const Half* a, int64_t unit_stri
     }
 #    pragma GCC unroll 1
     for (int64_t k = 0; k < blocks; ++k, a += kSliced, b += 2 * kSliced) {
-        // from the small products to the large one, by the order that loads least
-        load_left<kUnits>(a + 2 * kTileSize, unit_stride);
-        load_right(b);
-        multiply_tiles<kUnits>();  // a3 b1
-        load_left<kUnits>(a + kTileSize, unit_stride);
-        multiply_tiles<kUnits>();  // a2 b1
-        load_right(b + kTileSize);
-        multiply_tiles<kUnits>();  // a2 b2
-        load_left<kUnits>(a, unit_stride);
-        multiply_tiles<kUnits>();  // a1 b2
-        load_right(b + 2 * kTileSize);
-        multiply_tiles<kUnits>();  // a1 b3
-        load_right(b);
-        multiply_tiles<kUnits>();  // a1 b1
+        if constexpr (kSlices == 1) {
+            load_left<kUnits>(a, unit_stride);
+            load_right(b);
+            multiply_tiles<kUnits>();
+        } else {
+            multiply_slices<kUnits>(a, unit_stride, b);
+        }
         between();
     }
     constexpr int64_t ld = kTilePanel<float>, bytes = ld * sizeof(float);
@@ -170,8 +201,8 @@ class PendingBlock {
         c_ = c;
     }
 
-    // Groups to do in each of `parts` parts.
-    int64_t share(int64_t parts) const { return (rows_ / kGroup + parts - 1) / parts; }
+    // Groups to do in each of `parts` parts, if there are any.
+    int64_t share(int64_t parts) const { return parts > 0 ? (rows_ / kGroup + parts - 1) / parts : 0; }
 
     IPRM_NOINLINE void advance(int64_t groups) {
         for (; groups > 0 && rows_ > 0; --groups, rows_ -= kGroup, r_ += kGroup, sums_ += kGroup * kTilePanel<float>) {
@@ -250,8 +281,8 @@ inline void pack(const PackArgs<float>& args, int64_t first, int64_t last) {
 // The right operand is laid out as if packed, the left one as the rows of its transpose.
 template <>
 struct TransposedScratch<float> {
-    TransposedScratch(int64_t rows, int64_t columns)
-        : left(rows, columns), right(rows / kTilePanel<float> * panel_size<float>(columns)) {}
+    TransposedScratch(int64_t depth, int64_t rank, int64_t width)
+        : left(round_up(rank, kDepth), depth), right(width / kTilePanel<float> * panel_size<float>(depth)) {}
 
     TileMatrix<float> left;
     Buffer<float> right;
@@ -332,15 +363,12 @@ IPRM_NOINLINE inline void pack_right(int64_t rows, int64_t columns, const TileMa
                    });
 }
 
-IPRM_NOINLINE inline void transposed_product(int64_t depth, const TileMatrix<float>& x, const TileMatrix<float>& y,
-                                             int64_t rank, int64_t width, TransposedScratch<float>& scratch, float* out,
-                                             bool accumulate) {
-    transpose_left(depth, width, x, scratch.left);
+template <typename Epilogue>
+IPRM_INLINE void transposed_product(int64_t depth, const TileMatrix<float>& x, int64_t rank, const TileMatrix<float>& y,
+                                    int64_t width, TransposedScratch<float>& scratch, Epilogue&& epilogue) {
+    transpose_left(depth, rank, x, scratch.left);
     pack_right(depth, width, y, scratch.right.get());
-    panel_product(round_up(rank, kUnit), depth, scratch.left, scratch.right.get(), width,
-                  [&](int64_t r, int64_t c, auto& acc) IPRM_LAMBDA {
-                      store_block<kHeight<decltype(acc)>>(acc, out + r * width + c, width, accumulate);
-                  });
+    panel_product(round_up(rank, kUnit), depth, scratch.left, scratch.right.get(), width, epilogue);
 }
 
 }  // namespace

@@ -5,7 +5,7 @@
 // such pairs as it lies; a panel of the right one has two rows side by side, lane by lane.
 #pragma once
 
-#if defined(__AVX512BF16__)
+#if defined(__AVX512BF16__) && !defined(__AMX_BF16__)
 
 #    include "product.h"
 
@@ -47,6 +47,9 @@ IPRM_INLINE void interleave(__m512i x, __m512i y, __m512i (&out)[2]) {
 }
 
 constexpr int64_t pairs_of(int64_t count) { return (count + 1) / 2; }
+
+template <>
+constexpr bool kOverTiles<float> = true;
 
 // Rows of pairs.
 template <>
@@ -113,10 +116,13 @@ inline void pack(const PackArgs<float>& args, int64_t first, int64_t last) {
 // Both operands with two rows side by side: pairs along the sum over rows.
 template <>
 struct TransposedScratch<float> {
-    TransposedScratch(int64_t columns, int64_t rows)
-        : ld(round_up(columns, kTilePanel<float>) + 16), left(pairs_of(rows) * ld), right(pairs_of(rows) * ld) {}
+    TransposedScratch(int64_t depth, int64_t rank, int64_t width)
+        : left_ld(round_up(rank, kTilePanel<float>) + 16),
+          right_ld(width + 16),
+          left(pairs_of(depth) * left_ld),
+          right(pairs_of(depth) * right_ld) {}
 
-    int64_t ld;
+    int64_t left_ld, right_ld;
     Buffer<Pair> left, right;
 };
 
@@ -130,18 +136,16 @@ IPRM_NOINLINE inline void pair_rows(int64_t pairs, int64_t columns, const TileMa
     }
 }
 
-IPRM_NOINLINE inline void transposed_product(int64_t depth, const TileMatrix<float>& x, const TileMatrix<float>& y,
-                                             int64_t rank, int64_t width, TransposedScratch<float>& scratch, float* out,
-                                             bool accumulate) {
-    const int64_t pairs = pairs_of(depth), ld = scratch.ld;
-    pair_rows(pairs, width, x, scratch.left.get(), ld);
-    pair_rows(pairs, width, y, scratch.right.get(), ld);
+template <typename Epilogue>
+IPRM_INLINE void transposed_product(int64_t depth, const TileMatrix<float>& x, int64_t rank, const TileMatrix<float>& y,
+                                    int64_t width, TransposedScratch<float>& scratch, Epilogue&& epilogue) {
+    const int64_t pairs = pairs_of(depth);
+    pair_rows(pairs, rank, x, scratch.left.get(), scratch.left_ld);
+    pair_rows(pairs, width, y, scratch.right.get(), scratch.right_ld);
     for_blocks<float>(rank, width, [&](int64_t r, int64_t c, auto block) IPRM_LAMBDA {
-        constexpr int height = decltype(block)::value;
         const Pair *left = scratch.left.get() + r, *right = scratch.right.get() + c;
-        tile_product<height, true>(pairs, left, ld, right, ld, [&](auto& acc) IPRM_LAMBDA {
-            store_block<height>(acc, out + r * width + c, width, accumulate);
-        });
+        tile_product<decltype(block)::value, true>(pairs, left, scratch.left_ld, right, scratch.right_ld,
+                                                   [&](auto& acc) IPRM_LAMBDA { epilogue(r, c, acc); });
     });
 }
 

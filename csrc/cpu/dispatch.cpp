@@ -28,6 +28,9 @@ extern const KernelTable kernels_avx2, kernels_avx512;
 
 #if defined(IPRM_AMX)
 extern const KernelTable kernels_amx;
+#    if defined(IPRM_BFLOAT16)
+extern const KernelTable kernels_amx_bf16;
+#    endif
 
 // Whether the processor has AMX for bfloat16 and Linux lets this process use it; it wants to be asked. IPRM_CPU_AMX=0
 // forbids it.
@@ -64,24 +67,28 @@ static bool is_amd() {
     return __get_cpuid(0, &a, &b, &c, &d) && b == signature_AMD_ebx && c == signature_AMD_ecx;
 }
 
-// AMD's processors multiply twice as many bfloat16 numbers in a second as float32 ones. Intel's, apart from their
-// matrix unit, half as many: there the instruction is used where it is asked for.
-static bool multiplies_bfloat16() {
+// The table whose products over tiles are of bfloat16 numbers, where the processor has them, and it pays or is asked
+// for. AMX multiplies sixteen times as many of them in a second as of float32 ones, AMD's processors twice as many.
+// Intel's, apart from their matrix unit, half as many.
+static const KernelTable* table_of_bfloat16() {
     const std::string wanted = switched("IPRM_CPU_BFLOAT16");
-    if (at::get_cpu_capability() != "AVX512" || wanted == "0" || (wanted != "1" && !is_amd())) return false;
+    if (at::get_cpu_capability() != "AVX512" || wanted == "0") return nullptr;
     unsigned a, b, c, d;
     constexpr unsigned avx512_bf16 = 1u << 5;
-    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & avx512_bf16) != 0;
+    if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || (a & avx512_bf16) == 0) return nullptr;
+#    if defined(IPRM_AMX)
+    if (&kernel_table() == &kernels_amx) return &kernels_amx_bf16;
+#    endif
+    return wanted == "1" || is_amd() ? &kernels_avx512_bf16 : nullptr;
 }
 #endif
 
 const KernelTable& bfloat16_table() {
 #if defined(IPRM_BFLOAT16)
-    static const KernelTable& table = multiplies_bfloat16() ? kernels_avx512_bf16 : kernel_table();
-    return table;
-#else
-    return kernel_table();
+    static const KernelTable* table = table_of_bfloat16();
+    if (table != nullptr) return *table;
 #endif
+    return kernel_table();
 }
 
 }  // namespace iprm::cpu

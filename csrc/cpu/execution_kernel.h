@@ -40,7 +40,7 @@ struct TileScratch {
           multipliers(args.product.active() ? multiplier_capacity(height * args.rank + args.width) : 0),
           grad_hidden(backward ? height : 0, args.width),
           grad_pre(backward ? height : 0, args.width),
-          transposed(args.width, backward ? height : 0),
+          transposed(backward ? height : 0, args.rank, args.width),
           grad_logits(backward ? height : 0) {}
 
     int64_t height;
@@ -305,6 +305,17 @@ IPRM_NOINLINE void scaled_backward(const ExecutionBackwardArgs<T>& args, const T
                   });
 }
 
+// A weight's gradient, out = or += x^T y; null where it is not asked for.
+template <typename T>
+IPRM_NOINLINE void weight_backward(const ExecutionArgs<T>& args, const Tile& tile, const TileMatrix<T>& x,
+                                   const TileMatrix<T>& y, TileScratch<T>& s, T* out, bool accumulate) {
+    if (out == nullptr) return;
+    transposed_product(tile.count, x, args.rank, y, args.width, s.transposed,
+                       [&](int64_t r, int64_t c, auto& acc) IPRM_LAMBDA {
+                           store_block<kHeight<decltype(acc)>>(acc, out + r * args.width + c, args.width, accumulate);
+                       });
+}
+
 template <typename Act, typename T>
 void tile_backward(const ExecutionBackwardArgs<T>& args, const Tile& tile, int64_t k, TileScratch<T>& s,
                    const TileGradients<T>& out) {
@@ -322,13 +333,9 @@ void tile_backward(const ExecutionBackwardArgs<T>& args, const Tile& tile, int64
     } else {
         pairs_kept<Act>(f, tile, k, l, multipliers, s, out);
     }
-    if (out.c2 != nullptr) {
-        transposed_product(tile.count, s.grad_pre, s.hidden, f.rank, f.width, s.transposed, out.c2, out.accumulate);
-    }
+    weight_backward(f, tile, s.grad_pre, s.hidden, s, out.c2, out.accumulate);
     hidden_backward(args, tile, s, out);
-    if (out.c1a != nullptr) {
-        transposed_product(tile.count, s.grad_hidden, s.scaled, f.rank, f.width, s.transposed, out.c1a, out.accumulate);
-    }
+    weight_backward(f, tile, s.grad_hidden, s.scaled, s, out.c1a, out.accumulate);
     scaled_backward(args, tile, g, s, out);
 }
 

@@ -8,6 +8,7 @@
 #include "formation_kernel.h"
 #include "linear_kernel.h"
 #include "rows_kernel.h"
+#include "tile_rows_kernel.h"
 
 namespace iprm::cpu {
 namespace {
@@ -25,14 +26,13 @@ constexpr Kernels<T> make_kernels() {
     k.sum = sum<T>;
     k.linear = linear<T>;
     k.linear_back = linear_back<T>;
-    k.linear_panels = linear_panels<T>;
-    k.row_product = row_product<T>;
+    k.linear_panels = kOverTiles<T> ? linear_tiles<T> : linear_panels<T>;
+    k.row_product = kOverTiles<T> ? row_product_tiles<T> : row_product<T>;
     k.attend = attend<T>;
     k.attend_backward = attend_backward<T>;
     k.formation = formation<T>;
     k.formation_backward = formation_backward<T>;
     k.pack = pack;
-    k.pack_plain = pack_plain<T>;
     k.execution = execution<T>;
     k.execution_backward = execution_backward<T>;
     k.execution_simple = execution_simple<T>;

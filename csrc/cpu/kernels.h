@@ -33,7 +33,7 @@ template <typename T>
 struct LinearArgs {
     int64_t rows, depth, columns, weight_stride;
     const T* x;       // (rows, depth)
-    const T* weight;  // (columns, depth), or (depth, columns), its rows `weight_stride` apart; or from pack_plain
+    const T* weight;  // (columns, depth), or (depth, columns), its rows `weight_stride` apart; or from pack
     const T* bias;    // (columns), or null
     const T* addend;  // (rows, columns), or null; may be out
     T* out;           // (rows, columns)
@@ -184,8 +184,7 @@ struct CompositionBackwardArgs {
 };
 
 // Copies the matrix (depth, columns), `weight` or its transpose, into panels of `Kernels::panel` columns, in the form
-// that the execution's products read: (panels, Kernels::panel_size(depth)), zero beyond the last column. pack_plain:
-// for linear_panels, where a panel is (depth, Kernels::panel).
+// that the products of pairs and of many rows read: (panels, Kernels::panel_size(depth)), zero beyond the last column.
 template <typename T>
 struct PackArgs {
     const T* weight;
@@ -228,7 +227,6 @@ struct Kernels {
     void (*formation)(const FormationArgs<T>&, int64_t first, int64_t last);  // samples
     void (*formation_backward)(const FormationBackwardArgs<T>&, int64_t first, int64_t last);
     void (*pack)(const PackArgs<T>&, int64_t first, int64_t last);                             // panels
-    void (*pack_plain)(const PackArgs<T>&, int64_t first, int64_t last);                       // panels
     void (*execution)(const ExecutionArgs<T>&, int64_t first, int64_t last);                   // tasks x K
     void (*execution_backward)(const ExecutionBackwardArgs<T>&, int64_t first, int64_t last);  // slots
     void (*execution_simple)(const SimpleExecutionArgs<T>&, int64_t first, int64_t last);      // tasks x K

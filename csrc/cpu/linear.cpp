@@ -116,6 +116,12 @@ class Work {
 // Where a map keeps the form of its weight that a product reads.
 Tensor& held_of(Map& map, bool back) { return back ? map.packed_back : map.packed; }
 
+// The table for products of numbers of type T, or of bfloat16 ones.
+template <typename T>
+const Kernels<T>& kernels_of(Factors factors) {
+    return factors == Factors::kBfloat16 ? kernels_for<T>(at::kBFloat16) : kernels<T>();
+}
+
 // One of the rows' products with a weight, as it is (back) or transposed.
 struct Factor {
     Factor(const Term& term, bool back) : map(*term.map), back(back) {
@@ -136,18 +142,18 @@ struct Factor {
 
     // Makes the packed form, unless the map has it.
     template <typename T>
-    void pack(Work& work) {
-        const int64_t panel = kernels<T>().panel, panels = divide_up(columns, panel);
+    void pack(const Kernels<T>& kernels, Work& work) {
+        const std::array<int64_t, 2> shape{divide_up(columns, kernels.panel), kernels.panel_size(depth)};
         Tensor& held = held_of(map, back);
         if (held.defined()) {
-            expect(held, "packed", {panels, depth, panel}, x.options());
+            expect(held, "packed", shape, x.options());
             packed = held;
             return;
         }
-        packed = held = at::empty({panels, depth, panel}, x.options());
+        packed = held = at::empty(shape, x.options());
         const PackArgs<T> args{data<T>(weight), weight.stride(0), depth, columns, !back, packed.mutable_data_ptr<T>()};
-        work.add(panels, kPacking * depth * panel,
-                 [args](int64_t first, int64_t last) { kernels<T>().pack_plain(args, first, last); });
+        work.add(shape[0], kPacking * shape[1],
+                 [args, &kernels](int64_t first, int64_t last) { kernels.pack(args, first, last); });
     }
 
     Map& map;
@@ -159,7 +165,7 @@ struct Factor {
 // One product: the sum of its factors' + bias + addend.
 class Linear {
   public:
-    Linear(Product& product, bool back, bool held) : back_(back) {
+    Linear(Product& product, bool back, bool held, Factors of) : back_(back), of_(of) {
         for (const Term& term : product.terms) factors_.emplace_back(term, back);
         const Tensor& x = factors_.front().x;
         at::DimVector shape(x.sizes());
@@ -189,7 +195,7 @@ class Linear {
     template <typename T>
     void pack(Work& work) {
         if (way_ != Way::kPanels) return;
-        for (Factor& factor : factors_) factor.pack<T>(work);
+        for (Factor& factor : factors_) factor.pack(kernels_of<T>(of_), work);
     }
 
     template <typename T>
@@ -204,10 +210,11 @@ class Linear {
 
     template <typename T>
     Way choose(bool held) const {
-        const ManyRows& many = kernels<T>().many_rows;
+        const Kernels<T>& kernels = kernels_of<T>(of_);
+        const ManyRows& many = kernels.many_rows;
         if (rows_ < (!held ? many.once : back_ ? many.held_back : many.held)) return Way::kFewRows;
         const bool small = std::all_of(factors_.begin(), factors_.end(), [](const Factor& f) { return f.small(); });
-        return kernels<T>().library && !small ? Way::kLibrary : Way::kPanels;
+        return kernels.library && !small ? Way::kLibrary : Way::kPanels;
     }
 
     // Those rows of the i-th factor's product, added to what the ones before it gave.
@@ -248,18 +255,19 @@ class Linear {
         });
     }
 
-    // The kernels of rows_kernel.h, which read the packed weight.
+    // The kernels of rows_kernel.h or tile_rows_kernel.h, which read the packed weight.
     template <typename T>
     void by_panels(Work& work) const {
-        const int64_t panel = kernels<T>().panel;
-        const Pieces pieces(rows_, kPieceRows, divide_up(columns_, panel));
-        work.add(pieces.count(), pieces.height * depth() * panel, [=, this](int64_t first, int64_t last) {
-            pieces.each(first, last, [&](int64_t row, int64_t rows, int64_t part, int64_t end) {
-                for (size_t i = 0; i < factors_.size(); ++i) {
-                    kernels<T>().linear_panels(args(i, data<T>(factors_[i].packed), row, rows), part, end);
-                }
-            });
-        });
+        const Kernels<T>& kernels = kernels_of<T>(of_);
+        const Pieces pieces(rows_, kPieceRows, divide_up(columns_, kernels.panel));
+        work.add(pieces.count(), pieces.height * depth() * kernels.panel,
+                 [=, this, &kernels](int64_t first, int64_t last) {
+                     pieces.each(first, last, [&](int64_t row, int64_t rows, int64_t part, int64_t end) {
+                         for (size_t i = 0; i < factors_.size(); ++i) {
+                             kernels.linear_panels(args(i, data<T>(factors_[i].packed), row, rows), part, end);
+                         }
+                     });
+                 });
     }
 
     void by_library() const {
@@ -281,6 +289,7 @@ class Linear {
     }
 
     bool back_;
+    Factors of_;
     int64_t rows_, columns_;
     std::vector<Factor> factors_;
     OptionalTensor bias_, addend_;
@@ -288,9 +297,9 @@ class Linear {
     Way way_;
 };
 
-void run(Products& products, bool back, bool held) {
+void run(Products& products, bool back, bool held, Factors of) {
     std::vector<Linear> all;
-    for (Product& product : products) all.emplace_back(product, back, held);
+    for (Product& product : products) all.emplace_back(product, back, held, of);
     if (all.empty()) return;
     with_accumulator(all.front().dtype(), [&](auto zero) {
         using T = decltype(zero);
@@ -304,12 +313,12 @@ void run(Products& products, bool back, bool held) {
 
 // A single product, of rows x with a weight.
 Tensor product_of(const Tensor& x, const Tensor& weight, const OptionalTensor& c, Tensor* packed,
-                  const OptionalTensor& out, bool back) {
+                  const OptionalTensor& out, bool back, Factors of) {
     Map map{weight, {}, {}, {}};
     if (packed != nullptr) held_of(map, back) = *packed;
     const bool is_bias = c && c->dim() == 1;
     Products one{{{{&map, x}}, is_bias ? *c : Tensor(), c && !is_bias ? *c : Tensor(), out.value_or(Tensor())}};
-    run(one, back, packed != nullptr);
+    run(one, back, packed != nullptr, of);
     if (packed != nullptr) *packed = held_of(map, back);
     return one.front().out;
 }
@@ -362,7 +371,8 @@ Tensor joined(const std::vector<Rows>& all) {
 // The gradients of maps that meet the same rows dy.
 class RowGradients {
   public:
-    explicit RowGradients(const RowProduct& product) : product_(product), dy_(rows_of(together(product.dy), "dy")) {
+    RowGradients(const RowProduct& product, Factors of)
+        : product_(product), of_(of), dy_(rows_of(together(product.dy), "dy")) {
         expect_rows(dy_, "dy", dy_.front(), -1);
         const auto options = dy_.front().tensor.options();
         for (size_t i = 0; i < product.x.size(); ++i) {
@@ -380,7 +390,7 @@ class RowGradients {
 
     template <typename T>
     void add_to(Work& work) const {
-        if (kernels<T>().library) {
+        if (kernels_of<T>(of_).library) {
             by_library();
         } else {
             for (size_t i = 0; i < x_.size(); ++i) add_weight<T>(work, i);
@@ -432,19 +442,20 @@ class RowGradients {
     template <typename T>
     void add_weight(Work& work, size_t i) const {
         const Tensor& weight = product_.weights[i];
-        const int64_t panel = kernels<T>().panel, outputs = weight.size(0), columns = weight.size(1);
-        const Pieces pieces(outputs, kPieceRows, divide_up(columns, panel));
+        const Kernels<T>& kernels = kernels_of<T>(of_);
+        const int64_t outputs = weight.size(0), columns = weight.size(1);
+        const Pieces pieces(outputs, kPieceRows, divide_up(columns, kernels.panel));
         T* out = weight.mutable_data_ptr<T>();
         const int64_t stride = weight.stride(0);
         const bool accumulate = product_.accumulate;
-        work.add(pieces.count(), count_rows(dy_) * pieces.height * panel,
-                 [=, parts = segments<T>(x_[i])](int64_t first, int64_t last) {
+        work.add(pieces.count(), count_rows(dy_) * pieces.height * kernels.panel,
+                 [=, &kernels, parts = segments<T>(x_[i])](int64_t first, int64_t last) {
                      pieces.each(first, last, [&](int64_t output, int64_t count, int64_t part, int64_t end) {
                          bool add = accumulate;
                          for (const Segment<T>& s : parts) {
-                             kernels<T>().row_product({s.rows, count, columns, s.y + output, s.y_stride, s.x,
-                                                       s.x_stride, out + output * stride, stride, add},
-                                                      part, end);
+                             kernels.row_product({s.rows, count, columns, s.y + output, s.y_stride, s.x, s.x_stride,
+                                                  out + output * stride, stride, add},
+                                                 part, end);
                              add = true;
                          }
                      });
@@ -489,28 +500,39 @@ class RowGradients {
     }
 
     const RowProduct& product_;
+    Factors of_;
     std::vector<Rows> dy_;
     std::vector<std::vector<Rows>> x_;
 };
 
 }  // namespace
 
+template <Factors kFactors>
 Tensor linear(const Tensor& x, const Tensor& weight, const OptionalTensor& c, Tensor* packed,
               const OptionalTensor& out) {
-    return product_of(x, weight, c, packed, out, false);
+    return product_of(x, weight, c, packed, out, false, kFactors);
 }
 
+template <Factors kFactors>
 Tensor linear_back(const Tensor& y, const Tensor& weight, const OptionalTensor& c, Tensor* packed,
                    const OptionalTensor& out) {
-    return product_of(y, weight, c, packed, out, true);
+    return product_of(y, weight, c, packed, out, true, kFactors);
 }
 
-void linear(Products& products) { run(products, false, true); }
-void linear_back(Products& products) { run(products, true, true); }
+template <Factors kFactors>
+void linear(Products& products) {
+    run(products, false, true, kFactors);
+}
 
+template <Factors kFactors>
+void linear_back(Products& products) {
+    run(products, true, true, kFactors);
+}
+
+template <Factors kFactors>
 void row_products(const RowProducts& products) {
     std::vector<RowGradients> all;
-    for (const RowProduct& product : products) all.emplace_back(product);
+    for (const RowProduct& product : products) all.emplace_back(product, kFactors);
     if (all.empty()) return;
     with_accumulator(all.front().dtype(), [&](auto zero) {
         Work work;
@@ -519,6 +541,7 @@ void row_products(const RowProducts& products) {
     });
 }
 
+template <Factors kFactors>
 Tensor row_product(const Tensor& dy, const Tensor& x, const OptionalTensor& sum) {
     expect_working_dtype(dy, "dy", 2);
     expect_floating(x, "x", 2);
@@ -526,14 +549,27 @@ Tensor row_product(const Tensor& dy, const Tensor& x, const OptionalTensor& sum)
     expect(x, "x", {dy.size(0), x.size(1)}, dy.options());
     expect_result(sum, "sum", shape, dy.options());
     const Tensor out = sum ? *sum : at::empty(shape, dy.options());
-    row_products({{{dy}, {{x}}, {out}, {}, sum.has_value()}});
+    row_products<kFactors>({{{dy}, {{x}}, {out}, {}, sum.has_value()}});
     return out;
 }
+
+#define IPRM_INSTANTIATE(factors)                                                                      \
+    template Tensor linear<factors>(const Tensor&, const Tensor&, const OptionalTensor&, Tensor*,      \
+                                    const OptionalTensor&);                                            \
+    template Tensor linear_back<factors>(const Tensor&, const Tensor&, const OptionalTensor&, Tensor*, \
+                                         const OptionalTensor&);                                       \
+    template void linear<factors>(Products&);                                                          \
+    template void linear_back<factors>(Products&);                                                     \
+    template void row_products<factors>(const RowProducts&);                                           \
+    template Tensor row_product<factors>(const Tensor&, const Tensor&, const OptionalTensor&);
+IPRM_INSTANTIATE(Factors::kOfInputs)
+IPRM_INSTANTIATE(Factors::kBfloat16)
+#undef IPRM_INSTANTIATE
 
 Tensor row_sum(const Tensor& dy) {
     expect_working_dtype(dy, "dy", 2);
     const Tensor out = at::empty({dy.size(1)}, dy.options());
-    row_products({{{dy}, {}, {}, {out}}});
+    row_products<Factors::kOfInputs>({{{dy}, {}, {}, {out}}});
     return out;
 }
 

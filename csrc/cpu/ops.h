@@ -26,21 +26,31 @@ Tensor activate(const std::string& name, const Tensor& x, const Tensor& out);
 Tensor dropout(const Tensor& x, const recurrence::Sites& sites, const OptionalTensor& seed, const Tensor& addend,
                const Tensor& out);
 
+// What the products of many rows, and those of pairs, multiply: numbers of the inputs' dtype, or bfloat16 ones, where
+// the inputs are float32 tensors that hold what was bfloat16, or came of it (see bfloat16_table).
+enum class Factors { kOfInputs, kBfloat16 };
+
 // x (..., I), weight (O, I), c = bias (O,) or addend (..., O): x weight^T + c (..., O), in float32 or float64. It is
 // written to `out`, where given: contiguous, perhaps c itself, but not x. `packed` is where the caller holds, from call
 // to call, the form of this weight that this product reads where rows are many; a product that wants it makes it.
+template <Factors kFactors = Factors::kOfInputs>
 Tensor linear(const Tensor& x, const Tensor& weight, const OptionalTensor& c, Tensor* packed = nullptr,
               const OptionalTensor& out = std::nullopt);
 // y (..., O), weight (O, I), c (I,) or (..., I): y weight + c (..., I). Its packed form is another.
+template <Factors kFactors = Factors::kOfInputs>
 Tensor linear_back(const Tensor& y, const Tensor& weight, const OptionalTensor& c, Tensor* packed = nullptr,
                    const OptionalTensor& out = std::nullopt);
 
 // Those of a recurrence, whose maps hold the packed forms, see recurrence/cores.h.
+template <Factors kFactors = Factors::kOfInputs>
 void linear(recurrence::Products& products);
+template <Factors kFactors = Factors::kOfInputs>
 void linear_back(recurrence::Products& products);
+template <Factors kFactors = Factors::kOfInputs>
 void row_products(const recurrence::RowProducts& products);
 
 // dy (rows, O), x (rows, I): dy^T x (O, I), the gradient of a weight, which `sum`, contiguous, is increased by.
+template <Factors kFactors = Factors::kOfInputs>
 Tensor row_product(const Tensor& dy, const Tensor& x, const OptionalTensor& sum);
 // dy (rows, O): the sum of the rows (O,), the gradient of a bias.
 Tensor row_sum(const Tensor& dy);
@@ -53,10 +63,6 @@ std::tuple<Tensor, Tensor, Tensor> formation_backward(const Tensor& grad_z, cons
                                                       const Tensor& query, const Tensor& tokens, const Tensor& gate,
                                                       const Tensor& attention, const OptionalTensor& seed, int64_t step,
                                                       double p_attention, const Needs& needs);
-
-// What the products over tiles of the next three multiply: numbers of the inputs' dtype, or bfloat16 ones, where the
-// inputs are float32 tensors that hold what was bfloat16 (see bfloat16_table).
-enum class Factors { kOfInputs, kBfloat16 };
 
 // The forms of C1a and C2 that the execution's products read, for many calls of it as their last argument: two for
 // the forward alone, four for both. Where that is empty, a call packs them itself.

@@ -140,6 +140,10 @@ IPRM_INLINE void for_blocks(int64_t rows, int64_t width, Body&& body) {
 
 // What the products over tiles are made of, for one number type. amx.h and bfloat16.h have others for float.
 
+// Whether products of many rows, too, are faster over tiles than with rows as they lie.
+template <typename T>
+constexpr bool kOverTiles = false;
+
 // Held by a thread while it computes such products.
 template <typename T>
 struct MatrixUnit {
@@ -176,10 +180,10 @@ class TileMatrix {
     Buffer<T> data_;
 };
 
-// Room for the operands of transposed_product: `rows` rows of at most `columns` columns.
+// Room for the operands of transposed_product, which may be smaller.
 template <typename T>
 struct TransposedScratch {
-    TransposedScratch(int64_t, int64_t) {}
+    TransposedScratch(int64_t, int64_t, int64_t) {}
 };
 
 // Rows in a block of accumulators, as an epilogue is given it.
@@ -227,15 +231,14 @@ IPRM_INLINE void store_block(const Vec<T> (&acc)[kBlock][kTileVectors], T* out, 
     }
 }
 
-// out = or += x^T y over `depth` rows; `rank` columns of x, rounded up to whole blocks, become rows of out.
-template <typename T>
-IPRM_NOINLINE void transposed_product(int64_t depth, const TileMatrix<T>& x, const TileMatrix<T>& y, int64_t rank,
-                                      int64_t width, TransposedScratch<T>&, T* out, bool accumulate) {
+// x^T y over `depth` rows: epilogue(first row, first column, acc). `rank` columns of x, rounded up to whole blocks,
+// become rows; of y there are whole panels.
+template <typename T, typename Epilogue>
+IPRM_INLINE void transposed_product(int64_t depth, const TileMatrix<T>& x, int64_t rank, const TileMatrix<T>& y,
+                                    int64_t width, TransposedScratch<T>&, Epilogue&& epilogue) {
     for_blocks<T>(rank, width, [&](int64_t r, int64_t c, auto block) IPRM_LAMBDA {
-        constexpr int height = decltype(block)::value;
-        tile_product<height, true>(depth, x.row(0) + r, x.ld(), y.row(0) + c, y.ld(), [&](auto& acc) IPRM_LAMBDA {
-            store_block<height>(acc, out + r * width + c, width, accumulate);
-        });
+        tile_product<decltype(block)::value, true>(depth, x.row(0) + r, x.ld(), y.row(0) + c, y.ld(),
+                                                   [&](auto& acc) IPRM_LAMBDA { epilogue(r, c, acc); });
     });
 }
 
@@ -283,17 +286,11 @@ constexpr int64_t panel_size(int64_t depth) {
     return depth * kTilePanel<T>;
 }
 
-// Whatever `pack` does, where panel_size is another.
-template <typename T>
-void pack_plain(const PackArgs<T>& args, int64_t first, int64_t last) {
-    for (int64_t panel = first; panel < last; ++panel) {
-        pack_panel(args, panel, args.packed + panel * args.depth * kTilePanel<T>);
-    }
-}
-
 template <typename T>
 void pack(const PackArgs<T>& args, int64_t first, int64_t last) {
-    pack_plain(args, first, last);
+    for (int64_t panel = first; panel < last; ++panel) {
+        pack_panel(args, panel, args.packed + panel * panel_size<T>(args.depth));
+    }
 }
 
 template <typename T>

@@ -4,9 +4,9 @@ namespace iprm::cpu {
 namespace {
 
 template <Factors kFactors>
-constexpr recurrence::Cores kCoresOf{linear,
-                                     linear_back,
-                                     row_products,
+constexpr recurrence::Cores kCoresOf{linear<kFactors>,
+                                     linear_back<kFactors>,
+                                     row_products<kFactors>,
                                      activate,
                                      dropout,
                                      formation,
