@@ -71,7 +71,7 @@ def stage(B: int, K: int, N: int, D: int, R: int) -> dict[str, tuple[Callable[[]
     C1a, C2, c2, w = torch.randn(R, R) / R**0.5, torch.randn(R, R) / R**0.5, torch.randn(R), torch.randn(R)
     pair = 2 * B * K * N * R**2
     rest = (None, 0, 0.0, 0.0, "elu")
-    forms, both = cpu.pack(C1a, C2, False), cpu.pack(C1a, C2, True)
+    forms, both = cpu.pack(C1a, C2, N, False), cpu.pack(C1a, C2, N, True)
     _, a = cpu.execution(v, u, g, l, C1a, C2, c2, w, x, None, *rest, *forms)
     d = torch.randn(B, K, D)
     needs = [True] * 9

@@ -66,7 +66,11 @@ void bind_products(py::module_& m, const iprm::recurrence::Cores& cores) {
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
     m.def("build_info", &build_info);
     m.def("cpu_capability", [] { return std::string(kernel_table().name); });
-    m.def("bfloat16_capability", [] { return std::string(bfloat16_table().name); });
+    m.def("pairs_capability", [] { return std::string(matrix_table().name); });
+    m.def("bfloat16_capability", [] {
+        const KernelTable* table = bfloat16_table();
+        return std::string(table != nullptr ? table->name : matrix_table().name);
+    });
 
     m.def("dropout", py::overload_cast<const at::Tensor&, double, const iprm::OptionalTensor&, int64_t>(&dropout),
           release());

@@ -67,6 +67,7 @@ def cpu_facts() -> dict[str, str]:
     facts = extension_facts(cpu.load)
     if "not usable" not in facts:
         facts["kernels in use"] = cpu.extension().cpu_capability()
+        facts["for many pairs"] = cpu.extension().pairs_capability()
         facts["for bfloat16"] = cpu.extension().bfloat16_capability()
     return facts
 

@@ -48,15 +48,23 @@ const KernelTable& kernel_table() {
     static const KernelTable& table = []() -> const KernelTable& {
 #if defined(__x86_64__)
         const std::string capability = at::get_cpu_capability();
-#    if defined(IPRM_AMX)
-        if (capability == "AVX512" && amx_granted()) return kernels_amx;
-#    endif
         if (capability == "AVX512") return kernels_avx512;
         if (capability == "AVX2") return kernels_avx2;
 #endif
         return kernels_default;
     }();
     return table;
+}
+
+static bool has_avx512() { return at::get_cpu_capability() == "AVX512"; }
+
+const KernelTable& matrix_table() {
+#if defined(IPRM_AMX)
+    static const KernelTable& table = has_avx512() && amx_granted() ? kernels_amx : kernel_table();
+    return table;
+#else
+    return kernel_table();
+#endif
 }
 
 #if defined(IPRM_BFLOAT16)
@@ -67,28 +75,28 @@ static bool is_amd() {
     return __get_cpuid(0, &a, &b, &c, &d) && b == signature_AMD_ebx && c == signature_AMD_ecx;
 }
 
-// The table whose products over tiles are of bfloat16 numbers, where the processor has them, and it pays or is asked
-// for. AMX multiplies sixteen times as many of them in a second as of float32 ones, AMD's processors twice as many.
-// Intel's, apart from their matrix unit, half as many.
-static const KernelTable* table_of_bfloat16() {
+// AMX multiplies sixteen times as many bfloat16 numbers in a second as the vector units multiply float32 ones, AMD's
+// vector units twice as many. Intel's multiply half as many: there they are used where they are asked for.
+static const KernelTable* best_of_bfloat16() {
     const std::string wanted = switched("IPRM_CPU_BFLOAT16");
-    if (at::get_cpu_capability() != "AVX512" || wanted == "0") return nullptr;
     unsigned a, b, c, d;
     constexpr unsigned avx512_bf16 = 1u << 5;
-    if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || (a & avx512_bf16) == 0) return nullptr;
+    if (!has_avx512() || wanted == "0" || !__get_cpuid_count(7, 1, &a, &b, &c, &d)) return nullptr;
+    if ((a & avx512_bf16) == 0) return nullptr;
 #    if defined(IPRM_AMX)
-    if (&kernel_table() == &kernels_amx) return &kernels_amx_bf16;
+    if (&matrix_table() == &kernels_amx) return &kernels_amx_bf16;
 #    endif
     return wanted == "1" || is_amd() ? &kernels_avx512_bf16 : nullptr;
 }
 #endif
 
-const KernelTable& bfloat16_table() {
+const KernelTable* bfloat16_table() {
 #if defined(IPRM_BFLOAT16)
-    static const KernelTable* table = table_of_bfloat16();
-    if (table != nullptr) return *table;
+    static const KernelTable* const table = best_of_bfloat16();
+    return table;
+#else
+    return nullptr;
 #endif
-    return kernel_table();
 }
 
 }  // namespace iprm::cpu

@@ -13,12 +13,15 @@
 
 namespace iprm::cpu {
 
-// The best table at::get_cpu_capability() and the processor allow; ATEN_CPU_CAPABILITY and IPRM_CPU_AMX=0 forbid some.
+// The best table at::get_cpu_capability() allows; ATEN_CPU_CAPABILITY forbids some.
 const KernelTable& kernel_table();
 
-// The same, but that products over tiles are those of bfloat16 numbers, where that is faster. IPRM_CPU_BFLOAT16=1 asks
-// for it wherever the processor can, 0 forbids it.
-const KernelTable& bfloat16_table();
+// The same, but that a matrix unit makes the products of pairs, where there is one. IPRM_CPU_AMX=0 forbids it.
+const KernelTable& matrix_table();
+
+// That whose products of pairs and of many rows are of bfloat16 numbers, or null where that is not faster.
+// IPRM_CPU_BFLOAT16=1 asks for it wherever the processor can, 0 forbids it.
+const KernelTable* bfloat16_table();
 
 template <typename T>
 const Kernels<T>& kernels();
@@ -31,13 +34,25 @@ inline const Kernels<double>& kernels<double>() {
     return kernel_table().f64;
 }
 
-// Those for products of numbers of a dtype.
+// Those for products of many rows, of numbers of a dtype.
 template <typename T>
-const Kernels<T>& kernels_for(at::ScalarType products) {
+const Kernels<T>& kernels_for_rows(at::ScalarType products) {
     if constexpr (std::is_same_v<T, float>) {
-        if (products == at::kBFloat16) return bfloat16_table().f32;
+        const KernelTable* table = products == at::kBFloat16 ? bfloat16_table() : nullptr;
+        if (table != nullptr) return table->f32;
     }
     return kernels<T>();
+}
+
+// Those for products of pairs, with so many tokens.
+template <typename T>
+const Kernels<T>& kernels_for_pairs(at::ScalarType products, int64_t tokens) {
+    constexpr int64_t many = 96;  // fewer leave too much of a matrix unit's tiles empty
+    if constexpr (std::is_same_v<T, float>) {
+        const bool has_own = products == at::kBFloat16 && bfloat16_table() != nullptr;
+        if (!has_own && tokens >= many) return matrix_table().f32;
+    }
+    return kernels_for_rows<T>(products);
 }
 
 // Calls body with a zero of the accumulator's C++ type.

@@ -119,7 +119,7 @@ Tensor& held_of(Map& map, bool back) { return back ? map.packed_back : map.packe
 // The table for products of numbers of type T, or of bfloat16 ones.
 template <typename T>
 const Kernels<T>& kernels_of(Factors factors) {
-    return factors == Factors::kBfloat16 ? kernels_for<T>(at::kBFloat16) : kernels<T>();
+    return factors == Factors::kBfloat16 ? kernels_for_rows<T>(at::kBFloat16) : kernels<T>();
 }
 
 // One of the rows' products with a weight, as it is (back) or transposed.

@@ -14,7 +14,9 @@ constexpr int kDots = 4;  // with kRows rows 24 accumulators of 32 registers
 constexpr int kDots = 2;  // 12 of 16
 #endif
 
-#if defined(__AVX512F__)
+#if defined(__AMX_BF16__) && defined(__AVX512BF16__)
+constexpr ManyRows kManyRows{32, 1, 1};  // a packed weight is half as large as one that is read where it lies
+#elif defined(__AVX512F__)
 constexpr ManyRows kManyRows{64, 32, 64};
 #elif defined(__AVX2__)
 constexpr ManyRows kManyRows{24, 12, 12};

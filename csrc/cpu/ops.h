@@ -64,12 +64,12 @@ std::tuple<Tensor, Tensor, Tensor> formation_backward(const Tensor& grad_z, cons
                                                       const Tensor& attention, const OptionalTensor& seed, int64_t step,
                                                       double p_attention, const Needs& needs);
 
-// The forms of C1a and C2 that the execution's products read, for many calls of it as their last argument: two for
-// the forward alone, four for both. Where that is empty, a call packs them itself.
+// The forms of C1a and C2 that the execution's products read, for many calls of it with so many tokens as their last
+// argument: two for the forward alone, four for both. Where that is empty, a call packs them itself.
 // `pairs`: the two tensors (B, K, N, R rounded up to kPairUnit) of kernels.h, Pairs, which the forward writes and the
 // backward reads; or none.
 template <Factors kFactors = Factors::kOfInputs>
-std::vector<Tensor> pack(const Tensor& c1a, const Tensor& c2, bool backward);
+std::vector<Tensor> pack(const Tensor& c1a, const Tensor& c2, int64_t tokens, bool backward);
 
 template <Factors kFactors = Factors::kOfInputs>
 std::tuple<Tensor, Tensor> execution(const Tensor& v, const Tensor& u, const Tensor& g, const Tensor& l,

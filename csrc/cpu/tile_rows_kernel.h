@@ -9,8 +9,7 @@
 namespace iprm::cpu {
 namespace {
 
-// How much of a sum is made at once: rows of so many numbers stay in the second-level cache, and the sums of float32
-// numbers' slices round as the library's do.
+// How much of a sum is made at once: rows of so many numbers stay in the second-level cache.
 constexpr int64_t kTogether = 256;
 
 // Puts rows into a tile, and zeros where its products work on more.

@@ -63,9 +63,9 @@ struct Cores {
                                                              const OptionalTensor& seed, int64_t step,
                                                              double p_attention, const Needs& needs);
 
-    // C1a and C2 in the form that the calls of `execution` read, which are given it as `packed`. `pairs` are two
-    // tensors of Kept, or none.
-    Tensors (*pack)(const Tensor& c1a, const Tensor& c2, bool backward);
+    // C1a and C2 in the form that the calls of `execution` with so many tokens read, which are given it as `packed`.
+    // `pairs` are two tensors of Kept, or none.
+    Tensors (*pack)(const Tensor& c1a, const Tensor& c2, int64_t tokens, bool backward);
     std::tuple<Tensor, Tensor> (*execution)(const Tensor& v, const Tensor& u, const Tensor& g, const Tensor& l,
                                             const Tensor& c1a, const Tensor& c2, const Tensor& c2_bias, const Tensor& w,
                                             const Tensor& tokens, const OptionalTensor& mask,

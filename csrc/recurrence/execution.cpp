@@ -86,7 +86,7 @@ class Full : public Execution {
           C1a_(run.w["C1"].weight.narrow(1, 0, run.w.reduced())),
           C1b_(run.w["C1"].of_inputs(run.w.reduced(), run.w.reduced())),
           bias_g_(run.w["We"].bias + run.w["Wz"].bias),
-          packed_(run.cores.pack(C1a_, run.w["C2"].weight, run.returning)) {}
+          packed_(run.cores.pack(C1a_, run.w["C2"].weight, V.size(1), run.returning)) {}
 
     void gradients(Gradients& gradients) const override;
 

@@ -78,17 +78,18 @@ def linear_back(y: Tensor, weight: Tensor, c: Tensor | None = None) -> Tensor:
     return extension().linear_back(y, weight, c)
 
 
-def pack(C1a: Tensor, C2: Tensor, backward: bool = True) -> tuple[Tensor, ...]:
+def pack(C1a: Tensor, C2: Tensor, tokens: int, backward: bool = True) -> tuple[Tensor, ...]:
     """The weights in the forms that the products of `execution` read, to give to many calls as their last arguments.
 
     Args:
         C1a, C2: (R, R).
+        tokens: N of those calls.
         backward: whether `execution_backward` will be called too; without, there are half as many forms.
     Returns: opaque tensors, for this process alone.
     Raises:
         ValueError: a weight has another shape, dtype or device.
     """
-    return tuple(extension().pack(C1a, C2, backward))
+    return tuple(extension().pack(C1a, C2, tokens, backward))
 
 
 def execution(*args: Any) -> tuple[Tensor, Tensor]:

@@ -78,7 +78,7 @@ def linear_back(y: Tensor, weight: Tensor, addend: Tensor | None) -> Tensor:
     return rows.view(addend.shape)
 
 
-def pack(C1a: Tensor, C2: Tensor, backward: bool) -> tuple[Tensor, ...]:
+def pack(C1a: Tensor, C2: Tensor, tokens: int, backward: bool) -> tuple[Tensor, ...]:
     """The weights of execution as its products read them, to be made once for all steps: here as they are."""
     return ()
 

@@ -154,7 +154,7 @@ class Full(Execution):
         R, C1, C2 = run.w.reduced, run.w.C1, run.w.C2
         self.C1a, self.C1b = C1.weight[:, :R], Map(C1.weight[:, R:], C1.bias)
         self.bias_g = run.w.We.bias + run.w.Wz.bias
-        self.packed = run.cores.pack(self.C1a, C2.weight, run.returning)
+        self.packed = run.cores.pack(self.C1a, C2.weight, V.shape[1], run.returning)
         super().__init__(run, V, mask, need_tokens)
 
     def look(self, x: Tensor) -> Look:

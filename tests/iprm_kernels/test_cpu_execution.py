@@ -35,9 +35,10 @@ def run(inputs: dict, packed: tuple = (), forward_only: tuple = (), backend=cpu)
 def test_same_bits_as_packing_anew(sizes, dtype):
     inputs = {name: t.to(dtype) for name, t in make_full(*sizes).items()}
     weights = (inputs["C1a"], inputs["C2"])
-    packed = cpu.pack(*weights)
+    tokens = inputs["v"].shape[1]
+    packed = cpu.pack(*weights, tokens)
     want = run(inputs)
-    for forward_only in (packed, cpu.pack(*weights, backward=False)):
+    for forward_only in (packed, cpu.pack(*weights, tokens, backward=False)):
         assert all(torch.equal(a, b) for a, b in zip(run(inputs, packed, forward_only), want, strict=True))
 
 
@@ -45,7 +46,7 @@ def test_the_packed_weights_are_those_used():
     """Those of other weights give what those weights do: the op does not look at its own."""
     inputs, others = make_full(2, 3, 21, 40, 8), make_full(2, 3, 21, 40, 8)
     other = inputs | {"C1a": others["C1a"], "C2": others["C2"]}
-    packed = cpu.pack(other["C1a"], other["C2"])
+    packed = cpu.pack(other["C1a"], other["C2"], 21)
     assert all(torch.equal(a, b) for a, b in zip(run(inputs, packed, packed), run(other), strict=True))
 
 
@@ -53,20 +54,22 @@ def test_any_strides_are_packed_alike():
     matrix = torch.randn(40, 40)
     for view in (matrix.t(), torch.randn(80, 80)[::2, ::2], torch._neg_view(matrix)):
         plain = view.clone(memory_format=torch.contiguous_format).resolve_neg()
-        assert all(torch.equal(a, b) for a, b in zip(cpu.pack(view, matrix), cpu.pack(plain, matrix), strict=True))
+        assert all(
+            torch.equal(a, b) for a, b in zip(cpu.pack(view, matrix, 7), cpu.pack(plain, matrix, 7), strict=True)
+        )
 
 
 def test_bad_arguments():
     inputs = make_full(2, 3, 7, 5, 4)
-    packed = cpu.pack(inputs["C1a"], inputs["C2"])
+    packed = cpu.pack(inputs["C1a"], inputs["C2"], 7)
     with pytest.raises(ValueError, match=r"C2: expected \(5, 5\) float32, got \(4, 4\) float32"):
-        cpu.pack(torch.randn(5, 5), torch.randn(4, 4))
+        cpu.pack(torch.randn(5, 5), torch.randn(4, 4), 7)
     with pytest.raises(ValueError, match="packed: expected none, 2 or 4 tensors of pack, got 1"):
         run(inputs, (), packed[:1])
     with pytest.raises(ValueError, match="packed: expected none or 4 tensors of pack, got 2"):
         run(inputs, packed[:2], ())
     with pytest.raises(ValueError, match=r"packed\[0\]: expected \(.*\) float32, got \(.*\) float32"):
-        run(inputs, cpu.pack(torch.randn(99, 99), torch.randn(99, 99)), ())
+        run(inputs, cpu.pack(torch.randn(99, 99), torch.randn(99, 99), 7), ())
     with pytest.raises(ValueError, match=r"packed\[1\]: expected \(.*\) float32, got \(.*\) float64"):
         run(inputs, (), (packed[0], packed[1].double()))
 

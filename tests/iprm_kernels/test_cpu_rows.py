@@ -161,7 +161,7 @@ def test_a_held_weight_is_packed_once(product, native, rows, dtype):
 def test_a_held_weight_of_another_shape(native):
     held = cpu.extension().PackedWeight()
     native(torch.randn(150, 30), torch.randn(30, 30), None, held)
-    with pytest.raises(ValueError, match=r"packed: expected \(.*, 70, .*\) float32, got \(.*, 30, .*\) float32"):
+    with pytest.raises(ValueError, match=r"packed: expected \(\d+, \d+\) float32, got \(\d+, \d+\) float32"):
         native(torch.randn(150, 70), torch.randn(70, 70), None, held)
 
 
@@ -233,6 +233,53 @@ def test_gradient_of_a_weight(shape, dtype):
     exact += total[1].double()
     assert run(dy, x, total[1]).data_ptr() == total[1].data_ptr()
     assert ((total[1].double() - exact).abs() <= TOLERANCE[dtype] * (scale + exact.abs())).all()
+
+
+def exact_in_bfloat16(*shape):
+    """Numbers whose products, and sums of thousands of those, float32 has: no order and no rounding changes them."""
+    return torch.randint(-4, 5, shape).float()
+
+
+@pytest.mark.parametrize("shape", MAPS)
+@pytest.mark.parametrize("leading", ROWS)
+def test_products_of_bfloat16(product, leading, shape):
+    """Sums in float32 of what bfloat16 has are exact; what it has not is rounded to the nearest, once."""
+    run, want = product
+    name, (O, I) = run.__name__, shape
+    of_bfloat16 = getattr(cpu.extension().bfloat16, name)
+    x, weight = exact_in_bfloat16(*leading, O if run is cpu.linear_back else I), exact_in_bfloat16(O, I + 3)[:, :I]
+    columns = want(x, weight).shape[-1]
+    for c in (None, exact_in_bfloat16(columns), exact_in_bfloat16(*leading, columns)):
+        exact = want(x, weight) if c is None else want(x, weight) + c
+        assert torch.equal(of_bfloat16(x, weight, c), exact)
+        held = cpu.extension().PackedWeight()
+        assert torch.equal(of_bfloat16(x, weight, c, held), exact)
+        assert torch.equal(of_bfloat16(x, weight, c, held, None if c is None else c.expand(exact.shape).clone()), exact)
+    x = torch.randn_like(x)
+    exact = want(x.double(), weight.double())
+    scale = want(x.double().abs(), weight.double().abs())
+    assert ((of_bfloat16(x, weight, None) - exact).abs() <= 2.0**-8 * scale + 1e-6).all()
+
+
+@pytest.mark.parametrize("shape", ROW_PRODUCTS)
+def test_gradient_of_a_weight_in_bfloat16(shape):
+    rows, outputs, columns = shape
+    run = cpu.extension().bfloat16.row_product
+    dy, x = exact_in_bfloat16(rows, outputs + 3)[:, 1 : outputs + 1], exact_in_bfloat16(2 * rows, columns + 2)[::2, 2:]
+    exact = dy.t() @ x
+    assert torch.equal(run(dy, x, None), exact)
+    total = exact_in_bfloat16(outputs, columns)
+    exact += total
+    assert torch.equal(run(dy, x, total), exact)
+
+
+def test_bfloat16_has_the_same_bits_for_any_number_of_threads(product, threads):
+    skip_library()
+    run, _ = product
+    of = cpu.extension().bfloat16
+    x, weight = inputs(run is cpu.linear_back, (205,), (515, 515))
+    assert same_for_any_number_of_threads(lambda: getattr(of, run.__name__)(x, weight), threads)
+    assert same_for_any_number_of_threads(lambda: of.row_product(x, x[:, :190], None), threads)
 
 
 @pytest.mark.parametrize("dtype", list(TOLERANCE))
