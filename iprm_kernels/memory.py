@@ -17,9 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map_only
 
 from iprm_kernels import backends, flops
-from iprm_kernels.backends import BACKENDS, eager
+from iprm_kernels.backends import BACKENDS, cpu, eager
 from iprm_kernels.backends.calls import Call, call_of
-from iprm_kernels.backends.cpu import widened
 from iprm_kernels.backends.triton import configs
 from iprm_kernels.backends.triton.configs import BUFFER_BYTES, ROWS
 from iprm_kernels.checks import check_choice, check_floating
@@ -167,9 +166,9 @@ NATIVE = ("cpu", "cuda")
 """Their walk is csrc/recurrence, which writes what it keeps where it will lie; the others' stacks it at the end."""
 
 
-MANY_ROWS = {"AVX512": (32, 64), "AVX2": (12, 12), "DEFAULT": (32, 32)}
-"""From so many rows the CPU's products, forward and back, read weights in a form of their own: see
-csrc/cpu/linear_kernel.h."""
+MANY_ROWS = {"avx512": (32, 64), "avx2": (12, 12), "default": (32, 32), "avx512_bf16": (32, 64), "amx_bf16": (1, 1)}
+"""From so many rows the CPU's products, forward and back, read weights in a form of their own, by the tables of
+kernels: see csrc/cpu/linear_kernel.h."""
 SMALL = 2**15
 """Without AVX2, of weights of at most so many numbers; the products of others are the library's."""
 FEW_ROWS = 32
@@ -191,28 +190,31 @@ class Walk:
 
     def inputs(self, args: Sequence[Any]) -> list[Any]:
         """As the backend takes them: see `iprm_kernels.backends.cpu` of 16 bits."""
-        return widened([*args]) if self.backend == "cpu" else [*args]
+        return cpu.widened([*args]) if self.backend == "cpu" else [*args]
 
     def native_forms(
-        self, memory: Tensor, visual: Tensor, weights: list[Tensor], maps: str, steps: int = 0
+        self, given: torch.dtype, memory: Tensor, visual: Tensor, weights: list[Tensor], maps: str, steps: int = 0
     ) -> list[Tensor]:
         """What the CPU's products read in place of weights and rows, there as long as the walk lasts.
 
-        memory: (B, K, ·).  visual: (B, N, ·).  steps: of the walk back, 0 forward.
+        given: the dtype of the inputs.  memory: (B, K, ·).  visual: (B, N, ·).  steps: of the walk back, 0 forward.
         """
         if self.backend != "cpu":
             return []
-        instructions, C2 = torch.backends.cpu.get_cpu_capability(), unflattened(weights, maps).C2.weight
+        table, C2 = cpu.table_for_rows(given), unflattened(weights, maps).C2.weight
+        halved = 2 if table.endswith("_bf16") else 1
         full = "Wk" in maps.split(",")
         forms: list[tuple[int, ...]] = [C2.shape] * (4 if steps else 2) if full else []  # of pairs; C1a is as large
         for name, m in zip(maps.split(","), weights[::2], strict=True):
+            if m.dim() == 1:  # a norm's
+                continue
             if full and name in ("C1", "C2"):
                 m = C2[: C2.shape[0] if name == "C1" else 0]  # C1b is as large, and C2 meets pairs alone
             of_tokens = name in OF_TOKENS
             rows = (visual if of_tokens else memory).shape[:2].numel()
-            by_library = instructions == "DEFAULT" and m.numel() > SMALL
-            if rows >= MANY_ROWS.get(instructions, MANY_ROWS["DEFAULT"])[steps > 0] and not by_library:
-                forms.append(m.shape)
+            by_library = table == "default" and m.numel() > SMALL
+            if rows >= MANY_ROWS.get(table, MANY_ROWS["default"])[steps > 0] and not by_library:
+                forms.append((m.shape[0], -(-m.shape[1] // halved)))
             if rows < FEW_ROWS and not of_tokens:
                 forms.append((steps * rows, m.shape[0]))
         return [memory.new_empty(shape) for shape in forms]
@@ -220,7 +222,7 @@ class Walk:
     def forward(self, args: Sequence[Any], shapes: Mapping[str, tuple[int, ...]]) -> walk.Outputs:
         """`iprm::recurrence`, which keeps tensors of these shapes."""
         inputs, given = self.inputs(args), args[0].dtype
-        forms = self.native_forms(inputs[0], inputs[4], *inputs[6:8])
+        forms = self.native_forms(given, inputs[0], inputs[4], *inputs[6:8])
         stacked = bool(shapes) and self.backend not in NATIVE
         laid = [] if stacked else [inputs[0].new_empty(shape) for shape in shapes.values()]
         O, E, a_language, a_visual, a_operations, tensors = walk.forward(self.cores, *inputs, stacked)
@@ -232,7 +234,7 @@ class Walk:
         O, E, language, _, visual, _, weights, maps, seed, *options = args
         dO, dE = torch.empty_like(O), torch.empty_like(E)
         inputs = self.inputs([dO, dE, None, None, None, language, visual, weights, maps, *found[2:], seed, *options])
-        forms = self.native_forms(inputs[0], *inputs[6:9], steps=options[0])
+        forms = self.native_forms(O.dtype, inputs[0], *inputs[6:9], steps=options[0])
         back: Any = walk.backward
         gradients = back(self.cores, *inputs, needs)
         del forms, inputs

@@ -46,6 +46,16 @@ def extension() -> ModuleType:
     return compiled.usable(load(), "native CPU")
 
 
+def table_for_rows(dtype: torch.dtype) -> str:
+    """The table of kernels that products of many rows of this dtype are of; without the extension, its likely name."""
+    found = load()[0]
+    if found is None:
+        return torch.backends.cpu.get_cpu_capability().lower()
+    of_bfloat16 = found.bfloat16_capability()
+    own = dtype == torch.bfloat16 and of_bfloat16.endswith("_bf16")
+    return of_bfloat16 if own else found.cpu_capability()
+
+
 _op = functools.partial(compiled.op, extension)
 dropout = _op("dropout")
 formation = _op("formation")
