@@ -21,20 +21,23 @@ UNSET = "-"
 AXES = {
     "ATEN_CPU_CAPABILITY": ("default", "avx2", UNSET),
     "IPRM_CPU_AMX": ("0", "1"),
+    "IPRM_CPU_BFLOAT16": ("0", "1"),
     "OMP_NUM_THREADS": ("1", "2", "4"),
     "MKL_CBWR": ("COMPATIBLE", UNSET),
 }
+OF_PROCESSORS = {"IPRM_CPU_AMX": "amx_tile", "IPRM_CPU_BFLOAT16": "avx512_bf16"}
+"""Settings that change something where a processor has what they are about."""
 
 
-def has_amx() -> bool:
-    """Whether the processor multiplies tiles."""
+def applies(name: str) -> bool:
+    """Whether a setting changes anything on this processor."""
     info = Path("/proc/cpuinfo")
-    return info.exists() and "amx_tile" in info.read_text()
+    return name not in OF_PROCESSORS or (info.exists() and OF_PROCESSORS[name] in info.read_text())
 
 
 def combinations() -> list[dict[str, str]]:
     """Every combination, in an order in which those beside each other differ in all that they can."""
-    axes = {name: values for name, values in AXES.items() if name != "IPRM_CPU_AMX" or has_amx()}
+    axes = {name: values for name, values in AXES.items() if applies(name)}
     every = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
     stride = next(n for n in range(len(every) // 2 - 1, 0, -1) if math.gcd(n, len(every)) == 1)
     return [every[i * stride % len(every)] for i in range(len(every))]
