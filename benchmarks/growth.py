@@ -1,8 +1,9 @@
 """How cost grows with each size: `pytest benchmarks --growth`, then `python -m benchmarks.growth`.
 
 Along an axis, the others held, the time or memory of a variant is fitted as c · size^p by least squares of logarithms:
-p = 1 where twice the size costs twice as much; small sizes, where the size decides less, count as well. Beside the measured
-memory of a fused training step stands what `iprm_kernels.memory_estimate` says. `make bench-growth` makes these tables.
+p = 1 where twice the size costs twice as much; small sizes, where the size decides less, count as well. Beside the
+measured memory of a fused training step stands what `iprm_kernels.memory_estimate` says. `make bench-growth` makes
+these tables.
 """
 
 from __future__ import annotations
