@@ -44,13 +44,14 @@ const Kernels<T>& kernels_for_rows(at::ScalarType products) {
     return kernels<T>();
 }
 
-// Those for products of pairs, with so many tokens.
+// Those for products of pairs, with so many tokens. Six products of a matrix unit for one of float32 pay forward; back,
+// with transposes in between, the vector units are as fast.
 template <typename T>
-const Kernels<T>& kernels_for_pairs(at::ScalarType products, int64_t tokens) {
+const Kernels<T>& kernels_for_pairs(at::ScalarType products, int64_t tokens, bool backward) {
     constexpr int64_t many = 96;  // fewer leave too much of a matrix unit's tiles empty
     if constexpr (std::is_same_v<T, float>) {
         const bool has_own = products == at::kBFloat16 && bfloat16_table() != nullptr;
-        if (!has_own && tokens >= many) return matrix_table().f32;
+        if (!has_own && !backward && tokens >= many) return matrix_table().f32;
     }
     return kernels_for_rows<T>(products);
 }

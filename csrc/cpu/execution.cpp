@@ -241,7 +241,7 @@ std::vector<Tensor> pack(const Tensor& c1a, const Tensor& c2, int64_t tokens, bo
     return with_accumulator(c1a.scalar_type(), [&](auto zero) -> std::vector<Tensor> {
         using T = decltype(zero);
         const auto forms =
-            PackedWeights::make(kernels_for_pairs<T>(factors_of<kFactors>(c1a), tokens), c1a, c2, backward);
+            PackedWeights::make(kernels_for_pairs<T>(factors_of<kFactors>(c1a), tokens, backward), c1a, c2, backward);
         if (!backward) return {forms.c1a_t, forms.c2_t};
         return {forms.c1a_t, forms.c2_t, forms.c1a, forms.c2};
     });
@@ -264,8 +264,8 @@ std::tuple<Tensor, Tensor> execution(const Tensor& v, const Tensor& u, const Ten
     Tensor attention = allocate({samples, operations, count}, v);
     Tensor pooled = with_accumulator(v.scalar_type(), [&](auto zero) {
         using T = decltype(zero);
-        const ExecutionInputs<T> in(kernels_for_pairs<T>(factors_of<kFactors>(v), count), v, u, g, l, c1a, c2, c2_bias,
-                                    w, false, packed);
+        const ExecutionInputs<T> in(kernels_for_pairs<T>(factors_of<kFactors>(v), count, packed.size() > 2), v, u, g, l,
+                                    c1a, c2, c2_bias, w, false, packed);
         const ExecutionArgs<T> args = in.args(product, act, attention.mutable_data_ptr<T>(), pairs_of<T>(pairs, v, g));
         parallel(in.tile_count * operations, in.tiles.height * in.rank * in.width,
                  [&](int64_t first, int64_t last) { in.kernels.execution(args, first, last); });
@@ -291,7 +291,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
         using T = decltype(zero);
         AttendGradient gradient(grad_pooled, grad_attention, tokens, attention, needs[8]);
         attend_backward<T>(gradient, dropout);
-        const ExecutionInputs<T> in(kernels_for_pairs<T>(factors_of<kFactors>(v), v.size(1)), v, u, g, l, c1a, c2,
+        const ExecutionInputs<T> in(kernels_for_pairs<T>(factors_of<kFactors>(v), v.size(1), true), v, u, g, l, c1a, c2,
                                     c2_bias, w, true, packed);
         return std::tuple_cat(run_execution_backward<T>(in, v.scalar_type(), gradient.grad_logits, product, act, needs,
                                                         pairs_of<T>(pairs, v, g)),
