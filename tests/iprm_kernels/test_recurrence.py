@@ -191,7 +191,7 @@ def test_same_bits_whatever_is_kept(dropped):
     if reason := BACKENDS["cpu"].unsupported(torch.device("cpu"), torch.float32):
         pytest.skip(f"cpu: {reason}")
     if cpu.extension().pairs_capability() == "amx":
-        pytest.skip("sums over the rows of a tile are made in other blocks")
+        pytest.skip("forward, the matrix unit makes the products that are made again by others")
     args, options = call_of(config_of("defaults", dropped), torch.float32, B=3, N=150)
     found = []
     for memory in ("least", "fast"):
