@@ -24,6 +24,7 @@ constexpr int64_t kTileSize = kUnit * kDepth;  // bfloat16 numbers in a tile
 #    if defined(__AVX512BF16__)
 constexpr int kSlices = 1;
 #    else
+#        define IPRM_FORWARD_ONLY  // see kernels_for_pairs
 constexpr int kSlices = 3;
 #    endif
 constexpr int64_t kSliced = kSlices * kTileSize;  // the tiles of all slices, one after the other
@@ -96,16 +97,12 @@ class TileMatrix<float> {
         for (int s = 0; s < kSlices; ++s) _mm512_store_si512(row(r, c) + s * kTileSize, pairs[s]);
     }
 
-    // Three slices take the place of one and a half numbers: enough for the number itself. One slice is all there is.
-    IPRM_INLINE void keep(int64_t r, int64_t c, const Vec<float> (&x)[2]) {
-        if constexpr (kSlices == 1) return put(r, c, x);
-        for (int j = 0; j < 2; ++j) std::memcpy(row(r, c) + j * kTileSize, &x[j], sizeof(x[j]));
-    }
+    // Numbers kept where an operand's will be put are rounded as its only slice is.
+    IPRM_INLINE void keep(int64_t r, int64_t c, const Vec<float> (&x)[2]) { put(r, c, x); }
     IPRM_INLINE Vec<float> kept(int64_t r, int64_t c, int j) const {
         Bits<Vec<float>> x;
-        std::memcpy(&x, row(r, c) + (kSlices == 1 ? 0 : j * kTileSize), sizeof(x));
-        if constexpr (kSlices == 1) x = j == 0 ? x << 16 : x & ~0xFFFF;
-        return (Vec<float>)x;
+        std::memcpy(&x, row(r, c), sizeof(x));
+        return (Vec<float>)(j == 0 ? x << 16 : x & ~0xFFFF);
     }
 
     Half* tiles(int64_t unit, int64_t block) const { return data_.get() + (unit * blocks_ + block) * kSliced; }

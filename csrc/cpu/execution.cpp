@@ -264,8 +264,9 @@ std::tuple<Tensor, Tensor> execution(const Tensor& v, const Tensor& u, const Ten
     Tensor attention = allocate({samples, operations, count}, v);
     Tensor pooled = with_accumulator(v.scalar_type(), [&](auto zero) {
         using T = decltype(zero);
-        const ExecutionInputs<T> in(kernels_for_pairs<T>(factors_of<kFactors>(v), count, packed.size() > 2), v, u, g, l,
-                                    c1a, c2, c2_bias, w, false, packed);
+        const bool backward = packed.size() > 2;  // their forms are of those kernels
+        const ExecutionInputs<T> in(kernels_for_pairs<T>(factors_of<kFactors>(v), count, backward), v, u, g, l, c1a, c2,
+                                    c2_bias, w, false, packed);
         const ExecutionArgs<T> args = in.args(product, act, attention.mutable_data_ptr<T>(), pairs_of<T>(pairs, v, g));
         parallel(in.tile_count * operations, in.tiles.height * in.rank * in.width,
                  [&](int64_t first, int64_t last) { in.kernels.execution(args, first, last); });

@@ -18,9 +18,12 @@ constexpr Kernels<T> make_kernels() {
     Kernels<T> k{};
     k.panel = kTilePanel<T>;
     k.row_unit = TileMatrix<T>::kRowUnit;
+    k.panel_size = panel_size<T>;
+    k.pack = pack;
+    k.execution = execution<T>;
+#if !defined(IPRM_FORWARD_ONLY)
     k.many_rows = kManyRows;
     k.library = kLibrary;
-    k.panel_size = panel_size<T>;
     k.activation = activation<T>;
     k.dropout = dropout<T>;
     k.sum = sum<T>;
@@ -32,13 +35,12 @@ constexpr Kernels<T> make_kernels() {
     k.attend_backward = attend_backward<T>;
     k.formation = formation<T>;
     k.formation_backward = formation_backward<T>;
-    k.pack = pack;
-    k.execution = execution<T>;
     k.execution_backward = execution_backward<T>;
     k.execution_simple = execution_simple<T>;
     k.execution_simple_backward = execution_simple_backward<T>;
     k.composition = composition<T>;
     k.composition_backward = composition_backward<T>;
+#endif
     return k;
 }
 

@@ -236,6 +236,7 @@ struct Kernels {
     void (*composition_backward)(const CompositionBackwardArgs<T>&, int64_t first, int64_t last);
 };
 
+// That of a matrix unit in float32 has what `execution` and `pack` need, and no other function.
 struct KernelTable {
     const char* name;
     Kernels<float> f32;
