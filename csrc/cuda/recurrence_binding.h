@@ -118,7 +118,7 @@ Tensor dropout_of_run(const Tensor& x, const Sites& sites, const OptionalTensor&
     return addend.defined() ? y.add_(addend) : y;
 }
 
-Tensors pack(const Tensor&, const Tensor&, bool) { return {}; }  // the kernels read the weights as they are
+Tensors pack(const Tensor&, const Tensor&, int64_t, bool) { return {}; }  // the kernels read the weights as they are
 
 std::tuple<Tensor, Tensor> execution_of_run(const Tensor& v, const Tensor& u, const Tensor& g, const Tensor& l,
                                             const Tensor& c1a, const Tensor& c2, const Tensor& c2_bias, const Tensor& w,
