@@ -72,17 +72,22 @@ MINUTES ?=
 card:
 	$(PYTHON) -m benchmarks.card $(if $(MINUTES),--minutes $(MINUTES))
 
+# Most tests keep one core busy, so they run side by side: a process a core, at most four as each takes a GB or two of
+# memory. WORKERS=0 runs them one after the other.
+WORKERS ?= auto
+BESIDE = --numprocesses $(WORKERS) --maxprocesses 4 --dist worksteal
+
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(BESIDE)
 
 check: lint types
-	$(BIN)/python -m pytest -q -m quick
+	$(BIN)/python -m pytest -q -m quick $(BESIDE)
 
 # The numerical tests under other settings of processor and library, each run with another seed; RUNS=20 says how many.
 RUNS ?= 20
 
 any-processor: $(READY)
-	$(BIN)/python tests/any_processor.py --runs $(RUNS)
+	$(BIN)/python tests/any_processor.py --runs $(RUNS) $(BESIDE)
 
 # Each is installed from the package index into build/triton.
 any-triton: $(READY)

@@ -62,7 +62,6 @@ def run(settings: dict[str, str], arguments: list[str]) -> Run:
     """The numerical tests with these variables; a run that breaks off counts as a failure."""
     environment = {name: value for name, value in os.environ.items() if name not in AXES}
     environment |= {name: value for name, value in settings.items() if value != UNSET}
-    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # more threads than free cores would wait for each other
     command = [sys.executable, "-m", "pytest", "-q", "-m", "numerical", "-p", "no:cacheprovider", *arguments]
     start = time.monotonic()
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)

@@ -8,6 +8,9 @@ import shutil
 from collections import Counter, defaultdict
 from pathlib import Path
 
+# Before torch's threads are there: tests run side by side, and threads that wait by spinning would keep others' cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import pytest
 import torch
 from seeds import SEED
