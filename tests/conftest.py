@@ -10,6 +10,8 @@ from pathlib import Path
 
 # Before torch's threads are there: tests run side by side, and threads that wait by spinning would keep others' cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# A pytest that a test starts is none of those workers, and measures.
+os.environ.pop("PYTEST_XDIST_WORKER", None)
 
 import pytest
 import torch
