@@ -57,7 +57,7 @@ class Tokens(NamedTuple):
     numbers: Tensor  # (N, P) float32
 
 
-class Encoded(Sequence[Tokens]):
+class EncodedScenes(Sequence[Tokens]):
     """Scenes as `Tokens`, each made when it is taken."""
 
     def __init__(self, scenes: Sequence[Scene], columns: Sequence[str], vocabularies: dict[str, Vocabulary]):
@@ -196,7 +196,7 @@ def make_split(source: Source, questions: list[Question], scenes: Sequence[Scene
     """Return questions and their scenes (in the order of their first question) as a split."""
     row_of = {key: row for row, key in enumerate(_keys(questions))}
     families = sorted({question.family for question in questions})
-    encoded = Encoded(scenes, source.label_columns, known.labels)
+    encoded = EncodedScenes(scenes, source.label_columns, known.labels)
     return Split(
         source,
         questions,

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -27,7 +27,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from iprm.vqa.data.examples import Question, Source
+from iprm.vqa.data.examples import Source
 from iprm.vqa.data.sources import source
 from iprm.vqa.data.tensors import Batch, Data, Split, Vocabularies, Vocabulary, load, load_split
 from iprm.vqa.models.answerer import InputSizes, QuestionAnswerer
@@ -114,17 +114,13 @@ def open_split(config: Config, name: str, known: Vocabularies, whole: bool = Fal
     return load_split(source_of(config.data), name, known, config.data.val_questions, whole)
 
 
-def accuracy(trained: Trained, split: Split, group: Callable[[Question], str] = lambda q: q.family) -> dict[str, float]:
-    """Return the share of right answers: `overall`, and of the questions that `group` puts together.
+def accuracy(trained: Trained, split: Split) -> dict[str, float]:
+    """Return the share of right answers: `overall`, and of each family that is asked.
 
     And those of `multiple_choice.by_question`, where there are options.
     """
-    questions = [replace(question, family=group(question)) for question in split.questions]
-    names = sorted({question.family for question in questions})
-    rows = torch.tensor([names.index(question.family) for question in questions])
-    grouped = replace(split, family_rows=rows).in_order(EVALUATED_AT_ONCE)
-    counts, verdicts = count(trained.model, grouped, len(names), len(questions))
-    return shares(counts, names) | by_question(questions, verdicts)
+    counts, verdicts = count(trained.model, split.in_order(EVALUATED_AT_ONCE), len(split.families), len(split))
+    return shares(counts, split.families) | by_question(split.questions, verdicts)
 
 
 def source_of(config: DataConfig) -> Source:

@@ -200,9 +200,10 @@ def count(model: nn.Module, batches: Iterable[Batch], families: int, questions: 
 
 
 def shares(counts: Tensor, families: list[str]) -> dict[str, float]:
-    """Return what `count` counted as shares of right answers: `overall`, and of each family."""
+    """Return what `count` counted as shares of right answers: `overall`, and of each family that was asked."""
     right, asked = counts.double()
-    return {"overall": (right.sum() / asked.sum()).item()} | dict(zip(families, (right / asked).tolist(), strict=True))
+    each = zip(families, right.tolist(), asked.tolist(), strict=True)
+    return {"overall": (right.sum() / asked.sum()).item()} | {name: r / of for name, r, of in each if of}
 
 
 def part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
