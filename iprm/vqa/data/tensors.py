@@ -79,7 +79,7 @@ class Batch:
 
     words: Tensor  # (B, L) int64
     language_mask: Tensor  # (B, L) bool
-    lengths: Tensor  # (B,) int64, on the CPU
+    lengths: Tensor  # (B,) int64
     labels: Tensor  # (B, N, A) int64
     numbers: Tensor  # (B, N, P) float32
     visual_mask: Tensor  # (B, N) bool
@@ -88,9 +88,8 @@ class Batch:
     rows: Tensor  # (B,) int64, which questions of the split
 
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Batch:
-        """Return the batch on `device`, numbers in `dtype`; packing needs the lengths on the CPU."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved = {name: t if name == "lengths" else t.to(device, non_blocking=True) for name, t in moved.items()}
+        """Return the batch on `device`, numbers in `dtype`."""
+        moved = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)}
         return Batch(**moved | {"numbers": moved["numbers"].to(dtype)})
 
 

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from torch import nn
 
 from iprm.config import IPRMConfig
 from iprm.vqa.models.answerer import InputSizes, QuestionAnswerer
 from iprm.vqa.models.baselines import of_equal_size, parameters
+from iprm.vqa.models.encoders import LanguageEncoder
 from iprm.vqa.models.reasoners import BASELINES, REASONERS, VARIANTS, reasoner
 from iprm.vqa.training import memory
 
@@ -53,6 +55,30 @@ def test_what_is_masked_changes_nothing(name):
     torch.testing.assert_close(module(*args), want)
     cut = [args[0][:, :3], args[1], args[2][:, :4], args[3][:, :3], args[4][:, :4]]
     torch.testing.assert_close(module(*cut), want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("lengths", [[1], [5, 5], [3, 1, 7, 4]], ids=str)
+def test_words_are_read_as_by_one_lstm_of_both_directions(lengths):
+    encoder, lengths = LanguageEncoder(42, 16).double(), torch.tensor(lengths)
+    whole = nn.LSTM(16, 8, batch_first=True, bidirectional=True).double()
+    backward = encoder.backward_lstm.state_dict()
+    whole.load_state_dict(encoder.forward_lstm.state_dict() | {f"{k}_reverse": v for k, v in backward.items()})
+    words = torch.randint(1, 42, (len(lengths), int(lengths.max())))
+    words[torch.arange(words.shape[1]) >= lengths[:, None]] = 0
+
+    embedded = encoder.embedding(words)
+    packed = nn.utils.rnn.pack_padded_sequence(embedded, lengths, batch_first=True, enforce_sorted=False)
+    outputs, (last, _) = whole(packed)
+    want = nn.utils.rnn.pad_packed_sequence(outputs, batch_first=True)[0], torch.cat([*last], -1)
+    found = encoder(words, lengths)
+    torch.testing.assert_close(found, want, rtol=0, atol=1e-14)
+
+    weights = [torch.randn_like(t) for t in want]
+    gradients = [
+        torch.autograd.grad(outputs, parameter, weights)[0]
+        for outputs, parameter in ((found, encoder.embedding.weight), (want, encoder.embedding.weight))
+    ]
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("name", REASONERS)
