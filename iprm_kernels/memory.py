@@ -120,8 +120,8 @@ def of_triton(op: str, c: Call, size: int, needs: Any) -> int:
     if op == "execution_backward":
         blocks = configs.cdiv(c.R, configs.columns("weights", c.R, dtype))
         _, parts = configs.weight_shares(c.B * c.K, c.R, dtype)
-        sums = 2 * (parts + 1) * c.R * c.R + 2 * (blocks + 1) * c.B * c.K * c.R + c.B * c.K * c.N * c.R // 64
-        return logits + sums * FLOAT + in_buffers(c, size, 3)
+        sums = 2 * parts * c.R * c.R + 2 * blocks * c.B * c.K * c.R + c.B * c.K * c.N * c.R // 64
+        return logits + sums * FLOAT + c.R * c.R * size + in_buffers(c, size, 3)
     if op == "execution_simple_backward":
         return logits + (tiles * c.K + tiles) * c.R * FLOAT
     return 0

@@ -154,7 +154,7 @@ def formation_backward(s: Sizes) -> Count:
         Launch("slope", 0, 3 * a, work=Work("slope", s, s.L)),
         Launch("d_tokens", 2 * product, 2 * a + 2 * q + x, work=Work("d_tokens", s, s.L, "gated")),
         Launch("d_query", product, a + x + 3 * q, work=Work("d_query", s, s.L)),
-        Launch("sum of df", 0, 4 * s.B * s.D, 2),
+        Launch("add_parts", 0, 4 * s.B * s.D),
     ]
     published = [
         elementwise("da ⊙ x", cells, s.width),
@@ -238,7 +238,8 @@ def execution_backward(s: Sizes) -> Count:
         Launch("chain_backward", 2 * product, 3 * pair + 2 * keys + 2 * small, times, Work("chain_backward", s, s.N)),
         Launch("weights", product, 2 * pair + 3 * small + again, times, Work("weights", s, s.N)),
         Launch("weights", product, pair + keys + 3 * small + again, times, Work("weights", s, s.N, "tokens")),
-        Launch("sums of dC1a, dC2, dg, dl, dc2 and dw", 0, 2 * parts + 6 * small + 2 * tiles, 14),
+        Launch("add_parts", 0, 2 * parts + 6 * small + tiles, 6),  # dC1a, dC2, dg, dl, dc2 and dw
+        Launch("dC1a, transposed", 0, weights),
     ]
     earlier = [
         *attention,
@@ -298,7 +299,7 @@ def composition_backward(s: Sizes) -> Count:
         Launch("operations_backward", 0, 3 * window + 4 * state + 3 * a + float_state,
                work=Work("operations_backward", s, s.N, drop)),
         Launch("columns_backward", 0, 3 * window + 3 * state + 2 * a, work=Work("columns_backward", s, s.N, drop)),
-        Launch("sum of dc", 0, float_state, 2),
+        Launch("add_parts", 0, float_state),
     ]  # fmt: skip
     published = [
         Launch("Σ ⊙, four gradients", 0, 8 * cells, 8),

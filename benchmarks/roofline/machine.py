@@ -137,7 +137,7 @@ def cases() -> Iterator[tuple[str, Any]]:
     from iprm_kernels.backends.triton import ahead_of_time as ahead
     from iprm_kernels.backends.triton.launch import KERNELS
 
-    left_out = (*configs.FIRST_HALVES.values(), "simple_logits", "simple_backward", "dropout")
+    left_out = (*configs.FIRST_HALVES.values(), "simple_logits", "simple_backward", "dropout", "add_parts")
     for kernel, dtype, architecture in itertools.product(KERNELS, DTYPES, ARCHITECTURES):
         if kernel in left_out:
             continue

@@ -138,7 +138,7 @@ class Work:
         if k in configs.CHAINS:
             found = 2.0 * b["BN"] * s.R * (s.R + b["BD"] if b["BD"] >= s.R else b["BD"])
             if k == "chain_backward":
-                found += 2 * 2 * max(16, b["BN"] // configs.group(s.K)) * b["BN"] * s.R
+                found += 2 * max(16, b["BN"] // configs.group(s.K)) * b["BN"] * b["BD"]
             return found
         if k == "weights":
             return 2.0 * self.turns(b)[2] * b["BN"] * b["BM"] * b["BD"]
@@ -190,13 +190,13 @@ class Work:
 
         The factors of a chain's products are copied past the first-level cache (LDGSTS.BYPASS), those of the rows g ⊙ v
         for every chunk that makes them anew. A warp copies 128 bytes of four rows at once: where these are of one
-        operation, as they are forward, the four rows of its gate are one.
+        operation, as they are forward, the four rows of its gate are one. The backward chain reads d pre again for du.
         """
         s, b, k, programs = self.s, self.blocks(card), self.kernel, self.programs(card)
         states = 1 + s.W
         if k in configs.CHAINS:
             rows = b["BN"] * s.R
-            others = {"logits": 1, "recompute": 3, "chain_backward": 2 + 2 / configs.grouped(s.K)}[k]
+            others = {"logits": 1, "recompute": 3, "chain_backward": 3 + 2 / configs.grouped(s.K)}[k]
             if b["BD"] < s.R:  # the middle of the chain is read
                 return s.width * programs * (s.R * b["BD"] + rows * others)
             again = (cdiv(s.R, b["BC"]) if b["BR"] else 1) * (2 if k == "chain_backward" else 1.25)

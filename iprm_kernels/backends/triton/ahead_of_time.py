@@ -83,7 +83,7 @@ FLOATS = {
 }  # fmt: skip
 WINDOWS = {"KEYS", "OPERATIONS", "RESULTS", "D_KEYS", "D_OPERATIONS", "D_RESULTS"}
 COUNTS = {"pairs", "first", "count", "stride"}
-INTEGERS = {"K", "N", "threshold", "draw", "grouped", "operations", "each", "later"}
+INTEGERS = {"K", "N", "threshold", "draw", "grouped", "operations", "each", "later", "parts"}
 SPECIALISED = {"N", "count"}
 """Integers for whose values some kernels are compiled anew; their masks then cover whole vectors."""
 

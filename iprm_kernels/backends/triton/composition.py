@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from iprm_kernels.backends.triton.configs import cdiv
-from iprm_kernels.backends.triton.launch import contiguous, launch, threshold_of
+from iprm_kernels.backends.triton.launch import add_parts, contiguous, launch, threshold_of
 from iprm_kernels.philox import Role, stream_of
 
 
@@ -66,4 +66,4 @@ def composition_backward(
             "columns_backward", lambda meta: (B, cdiv(K, meta["BK"]), cdiv(D, meta["BD"])), grad_o, grad_e, query, gate,
             a, d_logits, d_keys, d_operations, d_results, *drops, **sizes,
         )  # fmt: skip
-    return d_query, list(d_keys), list(d_operations), list(d_results), d_gate.sum(0).to(gate.dtype)
+    return d_query, list(d_keys), list(d_operations), list(d_results), add_parts(d_gate, torch.empty_like(gate))

@@ -64,13 +64,13 @@ class Tile(NamedTuple):
     BN: int  # pairs
     BC: int  # columns of the hidden tile at a time
     BR: int  # columns of the first product's contraction at a time; 0 is all, held in registers
-    PARTS: int  # column parts of the end of the forward chain
+    PARTS: int  # column parts of the end of a chain
     warps: int
     stages: int
 
     def entry(self, kernel: str) -> Entry:
         constants = {"BN": self.BN, "BC": self.BC, "BR": self.BR}
-        constants |= {"PARTS": self.PARTS} if kernel in ("logits", "recompute") else {}
+        constants |= {"PARTS": self.PARTS} if kernel in CHAINS else {}
         return Entry(tuple(constants.items()), self.warps, self.stages)
 
 
@@ -142,12 +142,13 @@ _ODD_FLOAT = {
     128: [Tile(16, 32, 32, 1, 4, 2)],
     256: [Tile(16, 64, 32, 1, 8, 2)],
 }
-# The backward chain adds its rows up by a product with 16 rows or more, which 8 warps share where BC is 64.
+# The backward chain, where it is not like the forward: its rows are added up by a product of 64 columns or more, and
+# where factors of a product are in registers, dh is not held beside dx.
 _BACKWARD = {
-    "half": {256: [Tile(64, 64, 64, 1, 8, 2)], 512: [Tile(64, 64, 32, 1, 8, 2), Tile(32, 64, 64, 1, 8, 2)]},
-    "odd": {256: [Tile(32, 64, 64, 1, 8, 2)]},
-    "float": {256: [Tile(16, 32, 32, 1, 8, 2)]},
-    "tf32": {256: [Tile(32, 64, 32, 1, 8, 2)]},
+    80: {128: [Tile(128, 64, 0, 2, 8, 2)], 256: [Tile(64, 64, 64, 2, 8, 2)]},
+    86: {128: [Tile(128, 64, 0, 2, 8, 2)], 256: [Tile(64, 64, 64, 2, 8, 2)]},
+    90: {128: [Tile(128, 64, 0, 2, 8, 2)]},
+    100: {128: [Tile(128, 64, 0, 2, 8, 2)]},
 }
 # chains that hold blocks of columns, and their first halves
 _BLOCKS = {
@@ -237,18 +238,18 @@ def tiles(
         return _HALVES[kind]
     if not is_fused(kernel, R, dtype):
         return _BLOCKS[kind]
-    if kernel == "chain_backward":
-        lists = _BACKWARD["tf32" if tf32 else kind]
-        if R <= 64 and (tf32 or kind != "float"):  # all that there is to share
-            BD = columns(kernel, R, dtype)
-            return [Tile(32, BD, BD, 1, BD // 16, 2)]
-        return lists[min(width for width in lists if width >= R)]
+    if kernel == "chain_backward" and R <= 64 and (tf32 or kind != "float"):  # all that there is to share
+        BD = columns(kernel, R, dtype)
+        return [Tile(32, BD, BD, 1, BD // 16, 2)]
     if kind == "float":
         lists = _FLOAT if power_of_2(R) == R else _ODD_FLOAT if R % 16 else _PADDED_FLOAT
     elif kind == "odd":
         lists = _ODD
+    elif power_of_2(R) != R:
+        lists = _PADDED
     else:
-        lists = _PADDED if power_of_2(R) != R else _HALF[family(architecture)]
+        of = family(architecture)
+        lists = _HALF[of] | _BACKWARD[of] if kernel == "chain_backward" else _HALF[of]
     found = lists[min(width for width in lists if width >= R)]
     return found if kind == "float" else [along_pairs(tile, 16) if tile.BR >= R else tile for tile in found]
 
@@ -268,7 +269,7 @@ def tiles_of_amd(kernel: str, dtype: torch.dtype, R: int) -> list[Tile]:
     lists = _AMD[dtype.itemsize]
     found = lists[min(width for width in lists if width >= R)]
     if kernel == "chain_backward":  # whose sums take memory that stages would, and are too few for the others' warps
-        found = [found[0]._replace(stages=1)]
+        found = [found[0]._replace(PARTS=1, stages=1)]
     return [along_pairs(tile, 32) if tile.BR >= R else tile for tile in found]
 
 
@@ -280,8 +281,8 @@ def least_rows(kernel: str, architecture: devices.Architecture | None, dtype: to
 
 def every_tile() -> list[Tile]:
     """All configurations of all lists of the chains."""
-    forward = (_FLOAT, _PADDED_FLOAT, _ODD_FLOAT, _PADDED, _ODD, *_HALF.values())
-    families = (*forward, *_BACKWARD.values(), _BLOCKS, *_AMD.values(), _AMD_BLOCKS)
+    fused = (_FLOAT, _PADDED_FLOAT, _ODD_FLOAT, _PADDED, _ODD, *_HALF.values(), *_BACKWARD.values())
+    families = (*fused, _BLOCKS, *_AMD.values(), _AMD_BLOCKS)
     return sorted({tile for lists in families for entries in lists.values() for tile in entries})
 
 
@@ -318,7 +319,11 @@ _COLUMNS = {
     "operations_backward": [(64, 4)],
     "columns_backward": [(32, 4)],
 }
-_SINGLE = {"dropout": Entry((("BLOCK", 1024),), 4, 3), "slope": Entry((("BN", 256),), 4, 3)}
+_SINGLE = {
+    "dropout": Entry((("BLOCK", 1024),), 4, 3),
+    "slope": Entry((("BN", 256),), 4, 3),
+    "add_parts": Entry((("BP", 128), ("BW", 32)), 8, 3),
+}
 
 
 def cut(block: int, size: int, least: int = 16) -> int:

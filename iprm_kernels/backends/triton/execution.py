@@ -21,7 +21,7 @@ sample is never cut, so the bound is max(BUFFER_BYTES, 3·K·N·R elements).
 Over their widest R (`configs.WIDEST`) `recompute`, `chain_backward` and the forward's `logits` hold blocks of columns
 and go over pairs twice: a kernel of its own first writes pre, or d pre, to its buffer.
 
-Every sum has a fixed order: within a program, then over the programs' parts by the library's deterministic sum. There
+Every sum has a fixed order: within a program, then over the programs' parts, in a launch of its own (`sums.py`). There
 are no atomics.
 """
 
@@ -38,6 +38,7 @@ from iprm_kernels.backends.triton import attention, configs
 from iprm_kernels.backends.triton.configs import BUFFER_BYTES, ROWS, cdiv, is_fused
 from iprm_kernels.backends.triton.launch import (
     Draws,
+    add_parts,
     architecture_of,
     bytes_of,
     contiguous,
@@ -92,7 +93,7 @@ def pair_logits(
         over_pairs("pre", v, u, g, C1a, pre, **sizes)
     over_pairs("logits", *inputs, pre, parts, *product, first, ACTIVATION=activation, DROP=product.on, **sizes)
     if pre is not None:
-        torch.sum(parts, 0, out=logits)
+        add_parts(parts, logits)
 
 
 def chunks(samples: int, sample_bytes: int) -> list[slice]:
@@ -126,11 +127,11 @@ def execution_backward(
         inputs = v[s], u[s], g[s], l[s], C1a, C2, c2, w
         pair_gradients(inputs, ds[s], s.start * K * N, buffers, product, activation, (dv[s], du[s], d_w[i]), sums)
     of_C2, of_C1a = sums
-    dl, dg = (of.gate.sum(0).view_as(g) for of in sums)
-    dC1a = of_C1a.weight.sum(0).mT if needs[4] else unneeded(dg)  # nothing but the sum is saved
-    dC2 = of_C2.weight.sum(0) if needs[5] else unneeded(dl)
-    found = dg, dl, dC1a, dC2, of_C2.bias.sum(0), d_w.sum((0, 1))
-    return dv, du, *(t.to(v.dtype).contiguous() for t in found), d_tokens
+    dl, dg = (add_parts(of.gate, torch.empty_like(g)) for of in sums)
+    dC1a = add_parts(of_C1a.weight, torch.empty_like(C1a)).mT.contiguous() if needs[4] else unneeded(C1a)
+    dC2 = add_parts(of_C2.weight, torch.empty_like(C2)) if needs[5] else unneeded(C2)  # nothing but the sum is saved
+    dc2, dw = add_parts(of_C2.bias, torch.empty_like(c2)), add_parts(d_w.flatten(0, 1), torch.empty_like(w))
+    return dv, du, dg, dl, dC1a, dC2, dc2, dw, d_tokens
 
 
 class WeightSums(NamedTuple):
@@ -186,8 +187,8 @@ def chain_backward(
         over_tokens("d_pre", l, C2, pre, d_product, d_pre, sum_u, **sizes)
     over_tokens("chain_backward", g, l, C1a, C2, pre, d_product, d_pre, sum_v, sum_u, **sizes)
     if parts > 1:
-        dv.copy_(sum_v.sum(0))
-        du.copy_(sum_u.sum(0))
+        add_parts(sum_v, dv)
+        add_parts(sum_u, du)
 
 
 def weights(
@@ -237,4 +238,5 @@ def execution_simple_backward(
             "simple_backward", lambda meta: (B * tiles, cdiv(R, meta["BR"])), keys, query, w, ds, d_keys, sum_query,
             sum_w, *product, N=N, K=K, R=R, ACTIVATION=activation, DROP=product.on, like=keys,
         )  # fmt: skip
-    return d_keys, sum_query.sum(1).to(query.dtype), sum_w.sum((0, 1)).to(w.dtype), d_tokens
+    d_query, dw = add_parts(sum_query, torch.empty_like(query), 1), add_parts(sum_w.flatten(0, 1), torch.empty_like(w))
+    return d_keys, d_query, dw, d_tokens

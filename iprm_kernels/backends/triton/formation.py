@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from iprm_kernels.backends.eager import unneeded
 from iprm_kernels.backends.triton import attention
-from iprm_kernels.backends.triton.launch import bytes_of, contiguous, draws_of
+from iprm_kernels.backends.triton.launch import add_parts, bytes_of, contiguous, draws_of
 from iprm_kernels.philox import Role
 
 
@@ -29,4 +30,4 @@ def formation_backward(
     ds = attention.d_logits(grad_z, grad_attention, tokens, a, drop)
     d_tokens = attention.d_tokens(grad_z, a, drop, tokens, ds, query, gate) if needs[1] else unneeded(tokens)
     d_query, d_gate = attention.d_query(ds, tokens, query, gate)
-    return d_query, d_tokens, d_gate.sum((0, 1)).to(gate.dtype)
+    return d_query, d_tokens, add_parts(d_gate.flatten(0, 1), torch.empty_like(gate))

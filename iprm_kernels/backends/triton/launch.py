@@ -22,7 +22,7 @@ import triton
 from torch import Tensor
 
 from iprm_kernels.backends import devices
-from iprm_kernels.backends.triton import attend, compose, configs, held, pairs, philox, simple
+from iprm_kernels.backends.triton import attend, compose, configs, held, pairs, philox, simple, sums
 from iprm_kernels.backends.triton.configs import cdiv, power_of_2
 from iprm_kernels.philox import Role, stream_of
 from iprm_kernels.precision import float32_products
@@ -45,6 +45,7 @@ KERNELS = {
     "operations_backward": compose.operations_backward_kernel,
     "columns_backward": compose.columns_backward_kernel,
     "dropout": philox.dropout_kernel,
+    "add_parts": sums.add_parts_kernel,
 }
 IN_PLACE = {"recompute": ["SUM_W"], "weights": ["SUM", "SUM_BIAS"]}
 """Arguments that a kernel adds to, or of which a configuration writes a part, which the autotuner must restore between
@@ -164,6 +165,15 @@ def launch(kernel: str, grid: Grid, *args: Any, like: Tensor, **options: Any) ->
         blocks = dict(first.constants)
     if key:
         held.hold(key, KERNELS[kernel], compiled, args, options, blocks)
+
+
+def add_parts(parts: Tensor, total: Tensor, axis: int = 0) -> Tensor:
+    """The sum over an axis of `parts`, float32, into `total` of any dtype; both contiguous."""
+    if total.numel():
+        before, count = math.prod(parts.shape[:axis]), math.prod(parts.shape[axis + 1 :])
+        grid: Grid = lambda meta: (before * cdiv(count, meta["BW"]),)  # noqa: E731
+        launch("add_parts", grid, parts, total, parts.shape[axis], count, like=total)
+    return total
 
 
 def over_pairs(kernel: str, first: Tensor, *args: Any, pairs: int, R: int, **options: Any) -> None:

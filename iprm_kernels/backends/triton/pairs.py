@@ -220,29 +220,47 @@ def locate_grouped(count, N, K, grouped, BN: tl.constexpr, GROUP: tl.constexpr, 
 
     p, operations, valid    of its rows: the number of the pair, b·K + k, and whether there is such a pair
     member                  (SUMS, BN): 1 where a row belongs to a token, the factor that adds rows up
-    rows, kept              of the sums: the row in (parts, B·N), and whether there is such a token
+    firsts, rows, kept      of the sums: the first pair, the row in (parts, B·N), and whether there is such a token
 
     GROUP ≤ grouped bounds how many tokens there are.
     """
     SUMS: tl.constexpr = BN // GROUP if BN // GROUP > 16 else 16
-    row, held = tl.arange(0, BN), BN // grouped
-    token, k = row // grouped, tl.program_id(1) * grouped + row % grouped
+    row, held, k = tl.arange(0, BN), BN // grouped, tl.program_id(1) * grouped
+    token, sums = row // grouped, tl.arange(0, SUMS)
     tile = tl.program_id(0)
     ahead = tile % N * held  # 32-bit divisions, as above
-    n = ahead % N + token
-    b = (tile // N * held + ahead // N).to(tl.int64) + n // N
+    b, n = (tile // N * held + ahead // N).to(tl.int64), ahead % N
     first = tile.to(tl.int64) * held
-    valid = (token < held) & (first + token < count) & (k < K)
-    sums = tl.arange(0, SUMS)
+    operations = (b + (n + token) // N) * K + k + row % grouped
+    valid = (token < held) & (first + token < count) & (k + row % grouped < K)
     member = narrow((sums[:, None] == token[None, :]).to(tl.float32), dtype)
+    firsts = ((b + (n + sums) // N) * K + k) * N + (n + sums) % N
     rows = tl.program_id(1).to(tl.int64) * count + first + sums
-    return (b * K + k) * N + n % N, b * K + k, valid, member, rows, (sums < held) & (first + sums < count)
+    kept = (sums < held) & (first + sums < count)
+    return operations * N + (n + token) % N, operations, valid, member, firsts, rows, kept
 
 
 @triton.jit
 def summed(tile, member, PRECISION: tl.constexpr):
     """The sums of a tile's rows over the operations of each token, in float32."""
     return dot(member, tile, tl.zeros((member.shape[0], tile.shape[1]), tl.float32), PRECISION)
+
+
+@triton.jit
+def store_sums(
+    TARGET, SOURCE, firsts, rows, kept, begin, N, K, grouped,
+    R: tl.constexpr, COLUMNS: tl.constexpr, BS: tl.constexpr, FULL: tl.constexpr,
+):  # fmt: skip
+    """Σ_k of what this program has just written of SOURCE, of its tokens and of COLUMNS columns from `begin`, BS at a
+    time. The rows come from the caches; as a product inside the chain the sum would spill the chain's registers."""
+    tl.debug_barrier()  # other threads of the block wrote them
+    operations = min(grouped, K - tl.program_id(1) * grouped)
+    for start in range(0, COLUMNS, BS):
+        c = begin + start + tl.arange(0, BS)
+        total = tl.zeros((rows.shape[0], BS), tl.float32)
+        for k in range(0, operations):
+            total += load_rows(SOURCE, firsts + k * N, kept, c, R, FULL).to(tl.float32)
+        store_rows(TARGET, total, rows, kept, c, R, FULL)
 
 
 @triton.jit(do_not_specialize=[*PLAIN, "N"])
@@ -254,27 +272,27 @@ def d_pre_kernel(
     """d pre, and du = Σ_k d pre: the first half of the chain, where dx is made in blocks of columns."""
     EVEN: tl.constexpr = R % BC == 0
     dtype: tl.constexpr = PRE.dtype.element_ty
-    p, operations, valid, member, rows, kept = locate_grouped(count, N, K, grouped, BN, GROUP, dtype)
+    p, operations, valid, _, firsts, rows, kept = locate_grouped(count, N, K, grouped, BN, GROUP, dtype)
     c = tl.program_id(2) * BC + tl.arange(0, BC)
     d_hidden = tl.zeros((BN, BC), tl.float32)
     d_hidden = gated_product(D_PRODUCT, L, C2, p, operations, valid, c, d_hidden, R, BR, EVEN, PRECISION, False)
     pre = load_rows(PRE, p, valid, c, R, EVEN).to(tl.float32)
     d_pre = narrow(d_hidden * slope(pre, ACTIVATION), dtype)
     store_rows(D_PRE, d_pre, p, valid, c, R, EVEN)
-    store_rows(DU, summed(d_pre, member, PRECISION), rows, kept, c, R, EVEN)
+    store_sums(DU, D_PRE, firsts, rows, kept, tl.program_id(2) * BC, N, K, grouped, R, BC, min(BC, 64), EVEN)
 
 
 @triton.jit(do_not_specialize=[*PLAIN, "N"])
 def chain_backward_kernel(
     G, L, C1a, C2, PRE, D_PRODUCT, D_PRE, DV, DU, count, N, K, grouped,
-    R: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr, GROUP: tl.constexpr,
-    ACTIVATION: tl.constexpr, PRECISION: tl.constexpr,
+    R: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr, PARTS: tl.constexpr,
+    GROUP: tl.constexpr, ACTIVATION: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """From dπ to d pre, to du = Σ_k d pre, and to dv = Σ_k g ⊙ dx."""
     WHOLE: tl.constexpr = R % BD == 0
     EVEN: tl.constexpr = R % BC == 0
     dtype: tl.constexpr = PRE.dtype.element_ty
-    p, operations, valid, member, rows, kept = locate_grouped(count, N, K, grouped, BN, GROUP, dtype)
+    p, operations, valid, member, firsts, rows, kept = locate_grouped(count, N, K, grouped, BN, GROUP, dtype)
     columns = tl.program_id(2) * BD + tl.arange(0, BD)
     dx = tl.zeros((BN, BD), tl.float32)
     if BD >= R and BR == 0:
@@ -294,10 +312,15 @@ def chain_backward_kernel(
             pre = load_rows(PRE, p, valid, c, R, EVEN).to(tl.float32)
             d_pre = narrow(d_hidden * slope(pre, ACTIVATION), dtype)
             store_rows(D_PRE, d_pre, p, valid, c, R, EVEN)
-            store_rows(DU, summed(d_pre, member, PRECISION), rows, kept, c, R, EVEN)
         dx = dot(d_pre, load_weight(C1a, c, columns, R, WHOLE and EVEN), dx, PRECISION)
-    dx *= load_rows(G, operations, valid, columns, R, WHOLE).to(tl.float32)
-    store_rows(DV, summed(narrow(dx, dtype), member, PRECISION), rows, kept, columns, R, WHOLE)
+    parts = parts_of(dx, PARTS)
+    for i in tl.static_range(PARTS):
+        r = tl.program_id(2) * BD + i * (BD // PARTS) + tl.arange(0, BD // PARTS)
+        d_scaled = parts[i] * load_rows(G, operations, valid, r, R, WHOLE).to(tl.float32)
+        store_rows(DV, summed(narrow(d_scaled, dtype), member, PRECISION), rows, kept, r, R, WHOLE)
+    if BD >= R:
+        BS: tl.constexpr = min(BD, 64)
+        store_sums(DU, D_PRE, firsts, rows, kept, 0, N, K, grouped, R, R, BS, R % BS == 0)
 
 
 @triton.jit(do_not_specialize=[*PLAIN, "N"])
