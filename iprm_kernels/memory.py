@@ -279,7 +279,8 @@ def memory_estimate(
     check_arguments(O, E, language, visual, weights, language_mask, visual_mask, steps)
     check_choice("backend", backend, tuple(BACKENDS) if O.is_meta else ("auto", *BACKENDS))
     if backend == "auto":
-        module = backends.of_recurrence(backend, O)
+        (B, K, D), N = O.shape, visual.shape[1]
+        module = backends.of_recurrence(backend, O, B=B, K=K, N=N, D=D, R=weights.reduced if weights.Wk else 0)
         backend = next(name for name, found in BACKENDS.items() if found is module)
     flat, maps = flattened(weights)
     tensors = (O, E, language, language_mask, visual, visual_mask, flat)

@@ -21,7 +21,11 @@ from iprm_kernels.backends.triton import ops as triton_ops  # `triton` here is t
 from iprm_kernels.checks import check_choice, name_of
 
 BACKENDS: dict[str, ModuleType] = {"triton": triton_ops, "cuda": cuda, "cpu": cpu, "eager": eager}
-"""Best first: "auto" takes the first that supports the call."""
+"""Best first: "auto" takes the first that supports the call, in the order of `candidates`."""
+
+HOST_BOUND = {2: 2**34, 4: 2**30}
+"""B·K·N·R² of a step, by the bytes of a number, up to which a card waits for the host that walks Triton's launches in
+Python, which takes three times as long as the walk of the CUDA backend in C++: docs/backends.md has the counts."""
 
 
 def reasons(
@@ -39,7 +43,7 @@ def reasons(
     for size in sizes:
         check_choice("sizes", size, Call._fields[1:])
     device, call = torch.device(device), Call(op, **sizes)
-    return {name: refusal(name, device, dtype, call) for name in BACKENDS}
+    return {name: refusal(name, device, dtype, call) for name in candidates(call, dtype)}
 
 
 def refusal(name: str, device: torch.device, dtype: torch.dtype, call: Call) -> str | None:
@@ -47,6 +51,16 @@ def refusal(name: str, device: torch.device, dtype: torch.dtype, call: Call) -> 
     if call.op is not None and not hasattr(BACKENDS[name], call.op):
         return f"the {name} backend has no kernel for {call.op}"
     return BACKENDS[name].unsupported(device, dtype, call)
+
+
+def candidates(call: Call, dtype: torch.dtype) -> list[str]:
+    """The backends in the order in which "auto" asks them about a call."""
+    names = list(BACKENDS)
+    if call.op in ("recurrence", "recurrence_backward"):
+        work = call.B * call.K * call.N * (call.R or 64) ** 2  # execution = "simple" has no products of pairs
+        if work <= HOST_BOUND.get(dtype.itemsize, 0):
+            names.sort(key=lambda name: name != "cuda")
+    return names
 
 
 def select(name: str, call: Call, device: torch.device, dtype: torch.dtype) -> ModuleType:
@@ -57,7 +71,7 @@ def select(name: str, call: Call, device: torch.device, dtype: torch.dtype) -> M
     """
     check_choice("backend", name, ("auto", *BACKENDS))
     found: dict[str, str | None] = {}
-    for candidate in BACKENDS if name == "auto" else [name]:
+    for candidate in candidates(call, dtype) if name == "auto" else [name]:
         found[candidate] = refusal(candidate, device, dtype, call)
         if found[candidate] is None:
             if candidate == "eager" and name == "auto" and device.type == "cpu":
@@ -67,9 +81,9 @@ def select(name: str, call: Call, device: torch.device, dtype: torch.dtype) -> M
     raise RuntimeError(f"backend {name!r} cannot run {call.op} for {name_of(dtype)} on {device}: {why}")
 
 
-def of_recurrence(name: str, like: Tensor) -> ModuleType:
-    """The backend whose recurrence runs for inputs like this."""
-    return select(name, Call("recurrence"), like.device, like.dtype)
+def of_recurrence(name: str, like: Tensor, **sizes: int) -> ModuleType:
+    """The backend whose recurrence runs for inputs like this, of these sizes as far as they are given."""
+    return select(name, Call("recurrence", **sizes), like.device, like.dtype)
 
 
 def run(name: str, op: str, first: Tensor, *args: Any) -> Any:

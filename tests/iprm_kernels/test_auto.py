@@ -255,7 +255,7 @@ def not_at_once(arguments: tuple) -> str | None:
 @pytest.mark.parametrize("capability", SHARED)
 def test_all_steps_at_once(capability, window, dtype, put, fake, runs):
     """Without gradients, wherever the cuda backend can. K = 6, W = 2 takes 102,144 bytes, more than the 101,376 of the
-    smaller cards: then, as with gradients, they are taken one by one, by the best backend."""
+    smaller cards: then, as with gradients, they are taken one by one."""
     put(capability)
     arguments, reason = recurrence_of(dtype, window=window), None
     if capability < (8, 0):
@@ -265,11 +265,23 @@ def test_all_steps_at_once(capability, window, dtype, put, fake, runs):
             "all steps at once take 102144 bytes of shared memory a block with 18 columns of the window (K (1 + W)),"
             " and the device has 101376"
         )
-    one_by_one = "eager" if capability < (8, 0) else "triton"
+    best, other = ("eager", "eager") if capability < (8, 0) else ("cuda", "triton")
     assert not_at_once(arguments) == reason
-    assert runs(arguments, False) == (one_by_one if reason else "cuda")
-    assert runs(arguments, True) == one_by_one
-    assert runs(arguments, False, one_by_one) == one_by_one
+    assert runs(arguments, False) == runs(arguments, True) == best
+    assert runs(arguments, False, other) == other
+
+
+@pytest.mark.parametrize("op", ["recurrence", "recurrence_backward"])
+@pytest.mark.parametrize(("dtype", "B"), [(HALF, 222), (FLOAT, 13)])
+def test_the_host_decides_where_there_is_little_to_compute(dtype, B, op, put):
+    """The walk in C++ serves small batches, forward and backward; many pairs, and a single core, Triton."""
+    put((9, 0))
+    sizes = {"K": 6, "N": 196, "R": 256}
+    assert chosen(op, dtype, B=B, **sizes) == "cuda"
+    assert chosen(op, dtype, B=B + 1, **sizes) == "triton"
+    assert chosen("execution", dtype, B=B, **sizes) == "triton"
+    put((9, 0), triton=(3, 3))
+    assert chosen(op, dtype, B=B + 1, **sizes) == "cuda"
 
 
 def test_all_steps_at_once_are_a_call_that_the_kernels_take(put, fake, runs):
