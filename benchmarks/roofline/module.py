@@ -2,8 +2,8 @@
 
 The module itself says what that is: it runs on tensors without data, its walk over the steps with cores that only note
 that they were called, and every operator of PyTorch is noted with its bytes and products. What its kernels are is
-counted as PyTorch launches them on a card: one an operator, but two of a product with an addend of the result's shape,
-which is copied first, and two of a layer norm's backward; views and memory are none.
+counted as PyTorch launches them on a card: one an operator, but two of a layer norm's backward; views and memory are
+none. (Before 2.14 it copied an addend of the result's shape first, which was another launch.)
 """
 
 from __future__ import annotations
@@ -95,8 +95,6 @@ def launch_of(name: str, read: list[Tensor], written: list[Tensor], args: Any) -
     if name in PRODUCTS:
         left, right = (args[i] for i in PRODUCTS[name])
         operations = 2.0 * left.numel() * right.shape[-1]
-        if name == "addmm" and args[0].dim() > 1:
-            times, moved = 2, moved + 2 * stored(written[0])
     elif name == "native_layer_norm_backward":
         times = 2
     elif name.startswith("_foreach"):
