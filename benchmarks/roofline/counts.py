@@ -239,7 +239,8 @@ def execution_backward(s: Sizes) -> Count:
         Launch("weights", product, 2 * pair + 3 * small + again, times, Work("weights", s, s.N)),
         Launch("weights", product, pair + keys + 3 * small + again, times, Work("weights", s, s.N, "tokens")),
         Launch("add_parts", 0, 2 * parts + 6 * small + tiles, 6),  # dC1a, dC2, dg, dl, dc2 and dw
-        Launch("dC1a, transposed", 0, weights),
+        Launch("zeros for the parts of dw", 0, tiles),
+        Launch("dC1a, transposed", 0, weights / 2),
     ]
     earlier = [
         *attention,
