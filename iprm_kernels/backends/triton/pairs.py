@@ -279,7 +279,8 @@ def d_pre_kernel(
     pre = load_rows(PRE, p, valid, c, R, EVEN).to(tl.float32)
     d_pre = narrow(d_hidden * slope(pre, ACTIVATION), dtype)
     store_rows(D_PRE, d_pre, p, valid, c, R, EVEN)
-    store_sums(DU, D_PRE, firsts, rows, kept, tl.program_id(2) * BC, N, K, grouped, R, BC, min(BC, 64), EVEN)
+    BS: tl.constexpr = BC if BC < 64 else 64
+    store_sums(DU, D_PRE, firsts, rows, kept, tl.program_id(2) * BC, N, K, grouped, R, BC, BS, EVEN)
 
 
 @triton.jit(do_not_specialize=[*PLAIN, "N"])
@@ -319,7 +320,7 @@ def chain_backward_kernel(
         d_scaled = parts[i] * load_rows(G, operations, valid, r, R, WHOLE).to(tl.float32)
         store_rows(DV, summed(narrow(d_scaled, dtype), member, PRECISION), rows, kept, r, R, WHOLE)
     if BD >= R:
-        BS: tl.constexpr = min(BD, 64)
+        BS: tl.constexpr = BD if BD < 64 else 64
         store_sums(DU, D_PRE, firsts, rows, kept, 0, N, K, grouped, R, R, BS, R % BS == 0)
 
 
