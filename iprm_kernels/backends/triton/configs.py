@@ -181,6 +181,7 @@ _AMD_BLOCKS = {2: [Tile(64, 64, 64, 2, 4, 2)], 4: [Tile(64, 64, 32, 1, 4, 2)]}
 _AMD_HALVES = {2: [Tile(64, 128, 64, 1, 4, 2)], 4: [Tile(64, 64, 32, 1, 4, 2)]}
 INTERPRETED = Tile(64, 64, 0, 2, 4, 1)
 INTERPRETED_HALF = Tile(64, 32, 32, 1, 4, 1)
+INTERPRETED_SUMS = Entry((("BP", 32), ("BW", 1024)), 4, 1)  # fewer programs, each of which takes milliseconds
 
 
 def is_fused(chain: str, width: int, dtype: torch.dtype) -> bool:
@@ -338,7 +339,7 @@ def entries(
 ) -> tuple[Entry, ...]:  # fmt: skip
     """The configurations that may be launched, the fixed choice first; `width` is R or D."""
     if kernel in _SINGLE:
-        return (_SINGLE[kernel],)
+        return (INTERPRETED_SUMS if kernel == "add_parts" and architecture is None else _SINGLE[kernel],)
     amd = architecture is not None and devices.is_amd(architecture)
     if kernel in CHAINS or kernel in FIRST_HALVES.values():
         if architecture is None:
