@@ -278,12 +278,12 @@ def memory_estimate(
     check_form(weights)
     check_arguments(O, E, language, visual, weights, language_mask, visual_mask, steps)
     check_choice("backend", backend, tuple(BACKENDS) if O.is_meta else ("auto", *BACKENDS))
-    if backend == "auto":
-        (B, K, D), N = O.shape, visual.shape[1]
-        module = backends.of_recurrence(backend, O, B=B, K=K, N=N, D=D, R=weights.reduced if weights.Wk else 0)
-        backend = next(name for name, found in BACKENDS.items() if found is module)
     flat, maps = flattened(weights)
     tensors = (O, E, language, language_mask, visual, visual_mask, flat)
+    if backend == "auto":
+        call = call_of("recurrence", (*tensors, maps, None, steps, window))
+        module = backends.select(backend, call, O.device, O.dtype)
+        backend = next(name for name, found in BACKENDS.items() if found is module)
     shaped = tree_map_only(Tensor, lambda x: torch.empty(x.shape, dtype=x.dtype, device="meta"), tensors)
     drawn = torch.empty(1, dtype=torch.int64, device="meta") if any(rates) else None
     options: list[Any] = [

@@ -81,9 +81,9 @@ def select(name: str, call: Call, device: torch.device, dtype: torch.dtype) -> M
     raise RuntimeError(f"backend {name!r} cannot run {call.op} for {name_of(dtype)} on {device}: {why}")
 
 
-def of_recurrence(name: str, like: Tensor, **sizes: int) -> ModuleType:
-    """The backend whose recurrence runs for inputs like this, of these sizes as far as they are given."""
-    return select(name, Call("recurrence", **sizes), like.device, like.dtype)
+def of_recurrence(name: str, like: Tensor) -> ModuleType:
+    """The backend whose recurrence runs for inputs like this."""
+    return select(name, Call("recurrence"), like.device, like.dtype)
 
 
 def run(name: str, op: str, first: Tensor, *args: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The composition core: one launch forward, two backward. The window's states are read where they lie."""
+"""The composition core: one launch forward, three backward. The window's states are read where they lie."""
 
 from __future__ import annotations
 

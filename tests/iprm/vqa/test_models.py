@@ -74,10 +74,7 @@ def test_words_are_read_as_by_one_lstm_of_both_directions(lengths):
     torch.testing.assert_close(found, want, rtol=0, atol=1e-14)
 
     weights = [torch.randn_like(t) for t in want]
-    gradients = [
-        torch.autograd.grad(outputs, parameter, weights)[0]
-        for outputs, parameter in ((found, encoder.embedding.weight), (want, encoder.embedding.weight))
-    ]
+    gradients = [torch.autograd.grad(outputs, encoder.embedding.weight, weights)[0] for outputs in (found, want)]
     torch.testing.assert_close(*gradients, rtol=0, atol=1e-13)
 
 
