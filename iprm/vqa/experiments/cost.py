@@ -50,7 +50,8 @@ def once(form: Form) -> dict[str, dict[str, float]]:
     }
     sizes = {tokens: memory.Sizes(config.training.batch_size, WORDS, tokens) for tokens in TOKENS}
     for tokens in TOKENS:
-        for variant, times in seconds(variants, sizes[tokens]).items():
+        of_size = {variant: (*which, sizes[tokens]) for variant, which in variants.items()}
+        for variant, times in seconds(of_size).items():
             found.setdefault(variant, {}).update({f"{what}, {tokens}": time for what, time in times.items()})
     for variant, (reasoner, mechanism) in variants.items():
         found[variant]["memory"] = memory.measure(reasoner, mechanism, sizes[TOKENS[-1]])

@@ -26,8 +26,8 @@ TOKENS = 5
 def once(form: Form) -> dict[str, dict[str, float]]:
     """Return the seconds of a training step of every K at the T of the comparison at equal time."""
     config = configuration(None, overrides(form, model__iprm__num_steps=_steps_at_equal_time(form)))
-    variants = {str(K): ("fast", replace(config.model.mechanism(), num_ops=K)) for K in form.operations}
-    return seconds(variants, memory.Sizes(config.training.batch_size, WORDS, TOKENS))
+    sizes = memory.Sizes(config.training.batch_size, WORDS, TOKENS)
+    return seconds({str(K): ("fast", replace(config.model.mechanism(), num_ops=K), sizes) for K in form.operations})
 
 
 def _steps_at_equal_time(form: Form) -> int:

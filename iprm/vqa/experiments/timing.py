@@ -14,7 +14,7 @@ from iprm.config import IPRMConfig
 from iprm.vqa.data.tensors import Batch
 from iprm.vqa.training import memory
 
-ROUNDS = 9
+ROUNDS = 25
 WORDS = 24  # of a question
 
 
@@ -39,15 +39,20 @@ def _medians(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
     return {name: statistics.median(times[1:]) for name, times in found.items()}
 
 
-def seconds(variants: dict[str, tuple[str, IPRMConfig]], sizes: memory.Sizes) -> dict[str, dict[str, float]]:
-    """Return the seconds of `training` (a step) and `evaluation` (a forward) of variants: reasoner, configuration."""
+def seconds(variants: dict[str, tuple[str, IPRMConfig, memory.Sizes]]) -> dict[str, dict[str, float]]:
+    """Return the seconds of `training` (a step) and `evaluation` (a forward) of variants.
+
+    A variant is a reasoner (one of `REASONERS`), its configuration, and the sizes of its batch.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        batch = memory.random_batch(sizes)
-        trainers = {name: memory.random_trainer(*variant, sizes) for name, variant in variants.items()}
-        training = _medians({name: partial(trainer.step, batch, seed=0) for name, trainer in trainers.items()})
-        evaluation = _medians({name: partial(_evaluate, trainer.model, batch) for name, trainer in trainers.items()})
+        steps, forwards = {}, {}
+        for name, (reasoner, config, sizes) in variants.items():
+            trainer, batch = memory.random_trainer(reasoner, config, sizes), memory.random_batch(sizes)
+            steps[name] = partial(trainer.step, batch, seed=0)
+            forwards[name] = partial(_evaluate, trainer.model, batch)
+        training, evaluation = _medians(steps), _medians(forwards)
     finally:
         torch.set_num_threads(threads)
     return {name: {"training": training[name], "evaluation": evaluation[name]} for name in variants}
