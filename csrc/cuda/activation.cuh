@@ -9,8 +9,6 @@ namespace iprm::cuda {
 inline constexpr float kSqrtHalf = 0.70710678118654752f;       // √½
 inline constexpr float kNormalDensity = 0.39894228040143268f;  // 1 / √(2π)
 
-__device__ inline float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
-
 // φ(x)
 __device__ inline float activate(float x, Activation activation) {
     switch (activation) {
@@ -23,29 +21,25 @@ __device__ inline float activate(float x, Activation activation) {
         case Activation::kGelu:
             return 0.5f * x * (1.0f + erff(x * kSqrtHalf));
         case Activation::kSigmoid:
-            return sigmoid(x);
+            return 1.0f / (1.0f + expf(-x));
         default:
             return x;
     }
 }
 
-// dφ/dx at x
-__device__ inline float slope(float x, Activation activation) {
+// dφ/dx at x, where y = φ(x)
+__device__ inline float slope(float x, float y, Activation activation) {
     switch (activation) {
-        case Activation::kTanh: {
-            const float t = tanhf(x);
-            return 1.0f - t * t;
-        }
+        case Activation::kTanh:
+            return 1.0f - y * y;
         case Activation::kElu:
-            return x > 0.0f ? 1.0f : expf(x);
+            return x > 0.0f ? 1.0f : 1.0f + y;
         case Activation::kRelu:
             return x > 0.0f ? 1.0f : 0.0f;
         case Activation::kGelu:
             return 0.5f * (1.0f + erff(x * kSqrtHalf)) + x * expf(-0.5f * x * x) * kNormalDensity;
-        case Activation::kSigmoid: {
-            const float y = sigmoid(x);
+        case Activation::kSigmoid:
             return y * (1.0f - y);
-        }
         default:
             return 1.0f;
     }

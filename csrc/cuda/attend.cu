@@ -45,7 +45,7 @@ cudaError_t d_logits(const Launch& at, const Attend& attend, const void* grad, c
     if (attend.B == 0 || attend.K == 0) return cudaSuccess;
     return with_dtype(at.dtype, [&](auto tag) {
         using T = typename decltype(tag)::type;
-        const DLogitsArgs args = d_logits_args<T>(attend, grad, grad_attention, attention, ds, multiprocessors());
+        const DLogitsArgs args = d_logits_args(attend, grad, grad_attention, attention, ds, multiprocessors());
         return launch(d_logits_kernel<T>, grid_of(args.items()), kGroupThreads, size_of<LeftShared>(), at.stream, args);
     });
 }

@@ -16,31 +16,25 @@ __device__ inline float mask_bias(const uint8_t* mask, int64_t n) {
     return mask != nullptr && mask[n] == 0 ? static_cast<float>(kMaskBias) : 0.0f;
 }
 
-// Rows of a contiguous (.., D) tensor of T.
+// Rows of a (.., D) tensor of T.
 template <class T>
 struct Rows {
     const T* data;
     int64_t D;
-    bool wide;
 
-    __device__ uint4 load(int64_t n, int64_t d) const { return load_raw(data + (n * D + d), D - d, wide); }
+    __device__ uint4 load(int64_t n, int64_t d) const { return load_raw(data + (n * D + d)); }
     __device__ void open(int64_t, int64_t, const uint4& raw, float (&x)[kRun<T>]) const { unpack_run<T>(raw, x); }
     __device__ void operator()(int64_t n, int64_t d, float (&x)[kRun<T>]) const { open(n, d, load(n, d), x); }
 };
 template <class T>
-__device__ Rows<T> rows_of(const void* data, int64_t first, int64_t D, bool wide) {
-    return {static_cast<const T*>(data) + first * D, D, wide};
+__device__ Rows<T> rows_of(const void* data, int64_t first, int64_t D) {
+    return {static_cast<const T*>(data) + first * D, D};
 }
 
 // The run of row n at column d, in global memory. As an assignment the compiler often splits the 16 bytes.
 template <class T>
-__device__ inline void store_row(void* data, int64_t n, int64_t d, int64_t D, bool wide, const float (&x)[kRun<T>]) {
-    T* p = static_cast<T*>(data) + (n * D + d);
-    if (wide) {
-        __stcs(reinterpret_cast<uint4*>(p), pack_run<T>(x));
-    } else {
-        store_run(p, D - d, false, x);
-    }
+__device__ inline void store_row(void* data, int64_t n, int64_t d, int64_t D, const float (&x)[kRun<T>]) {
+    __stcs(reinterpret_cast<uint4*>(static_cast<T*>(data) + (n * D + d)), pack_run<T>(x));
 }
 
 // --- pool
@@ -53,7 +47,6 @@ struct PoolArgs {
     float* attention;
     Split split;  // a part is one column tile
     int across;
-    bool wide;
 
     __host__ __device__ int64_t items() const { return split.items(attend.B); }
 };
@@ -66,8 +59,7 @@ __host__ __device__ inline PoolArgs pool_args(const Attend& attend, const float*
     int across = warps_across<T>(attend.D);
     while (across > 1 && attend.B * groups * column_tiles<T>(attend.D, across) < processors) across /= 2;
     const int size = static_cast<int>((attend.K + groups - 1) / groups);
-    const bool wide = is_wide<T>(attend.tokens, attend.D) && is_wide<T>(pooled, attend.D);
-    return {attend, logits, mask, pooled, attention, {groups, size, column_tiles<T>(attend.D, across)}, across, wide};
+    return {attend, logits, mask, pooled, attention, {groups, size, column_tiles<T>(attend.D, across)}, across};
 }
 
 template <class T>
@@ -94,9 +86,9 @@ __device__ void pool_item(const PoolArgs& args, int64_t item, const PoolShared& 
     }
     const Draw draw = draw_of(a.drop);
     weighted_sums<T>(
-        group.count, N, D, tile, args.across, false, shared, rows_of<T>(a.tokens, group.b * N, D, args.wide),
+        group.count, N, D, tile, args.across, false, shared, rows_of<T>(a.tokens, group.b * N, D),
         [&](int o, int64_t n) { return probability(o, n) * multiplier(draw, (first + o) * N + n); },
-        [&](int o, int64_t d, const float (&x)[kRun<T>]) { store_row<T>(args.pooled, first + o, d, D, args.wide, x); });
+        [&](int o, int64_t d, const float (&x)[kRun<T>]) { store_row<T>(args.pooled, first + o, d, D, x); });
 }
 
 // --- d_logits
@@ -107,17 +99,14 @@ struct DLogitsArgs {
     const float *grad_attention, *attention;
     float* ds;
     Split split;  // one part
-    bool wide;
 
     __host__ __device__ int64_t items() const { return split.items(attend.B); }
 };
 
-template <class T>
 __host__ __device__ inline DLogitsArgs d_logits_args(const Attend& attend, const void* grad,
                                                      const float* grad_attention, const float* attention, float* ds,
                                                      int64_t processors) {
-    const bool wide = is_wide<T>(attend.tokens, attend.D) && is_wide<T>(grad, attend.D);
-    return {attend, grad, grad_attention, attention, ds, split_sample(attend.B, attend.K, 1, processors), wide};
+    return {attend, grad, grad_attention, attention, ds, split_sample(attend.B, attend.K, 1, processors)};
 }
 
 template <class T>
@@ -125,8 +114,8 @@ __device__ void d_logits_item(const DLogitsArgs& args, int64_t item, float* left
     const Attend& a = args.attend;
     const Group group = args.split.group(item, a.K);
     const int64_t N = a.N, first = group.b * a.K + group.first;
-    const Rows<T> grad = rows_of<T>(args.grad, first, a.D, args.wide);
-    const Rows<T> tokens = rows_of<T>(a.tokens, group.b * N, a.D, args.wide);
+    const Rows<T> grad = rows_of<T>(args.grad, first, a.D);
+    const Rows<T> tokens = rows_of<T>(a.tokens, group.b * N, a.D);
     const Draw draw = draw_of(a.drop);
     products<T, 1>(
         group.count, 0, N, a.D, left, [&](int, int o, int64_t d, float (&x)[kRun<T>]) { grad(o, d, x); },
@@ -156,7 +145,6 @@ struct DTokensArgs {
 
     int runs;  // a power of two
     int64_t columns, parts;
-    bool wide;
 
     __host__ __device__ int64_t items() const { return attend.B * columns * parts; }
 };
@@ -203,8 +191,6 @@ __host__ __device__ inline void split_tokens(DTokensArgs& args, bool gated, int6
     const int64_t tile = tokens_at_once(args.runs);
     args.columns = run_tiles<T>(a.D, args.runs);
     args.parts = gated ? 1 : (a.N + tile - 1) / tile;
-    args.wide = is_wide<T>(args.dx, a.D) && is_wide<T>(args.grad, a.D) &&
-                (!gated || (is_wide<T>(a.tokens, a.D) && is_wide<T>(args.query, a.D) && is_wide<T>(args.gate, a.D)));
 }
 
 // sum[t] += Σ_o weight_on row_o for this thread's rows n = slice + t·slices.
@@ -251,7 +237,7 @@ __device__ void d_tokens_item(const DTokensArgs& args, int64_t item, const DToke
     const int64_t d = (column * runs + static_cast<int64_t>(threadIdx.x) % runs) * kRun<T>;
     const Draw draw = draw_of(a.drop);
     float gate[kRun<T>] = {}, d_gate[kRun<T>] = {};
-    if (Gated && d < D) load_run(static_cast<const T*>(args.gate) + d, D - d, args.wide, gate);
+    if (Gated && d < D) load_run(static_cast<const T*>(args.gate) + d, gate);
     for (int64_t begin = part * tile; begin < N; begin += args.parts * tile) {
         const int length = static_cast<int>(N - begin < tile ? N - begin : tile);
         float dx[kTokensOfThread][kRun<T>] = {}, of_logits[kTokensOfThread][kRun<T>] = {};
@@ -269,11 +255,10 @@ __device__ void d_tokens_item(const DTokensArgs& args, int64_t item, const DToke
             }
             __syncthreads();
             if (d < D) {
-                add_operations<T>(count, length, slice, slices, shared.weights,
-                                  rows_of<T>(args.grad, first, D, args.wide), d, dx);
+                add_operations<T>(count, length, slice, slices, shared.weights, rows_of<T>(args.grad, first, D), d, dx);
                 if (Gated) {
-                    add_operations<T>(count, length, slice, slices, shared.slopes,
-                                      rows_of<T>(args.query, first, D, args.wide), d, of_logits);
+                    add_operations<T>(count, length, slice, slices, shared.slopes, rows_of<T>(args.query, first, D), d,
+                                      of_logits);
                 }
             }
         }
@@ -283,14 +268,14 @@ __device__ void d_tokens_item(const DTokensArgs& args, int64_t item, const DToke
             if (n >= length || d >= D) continue;
             if (Gated) {
                 float x[kRun<T>];
-                load_run(static_cast<const T*>(a.tokens) + (b * N + begin + n) * D + d, D - d, args.wide, x);
+                load_run(static_cast<const T*>(a.tokens) + (b * N + begin + n) * D + d, x);
 #pragma unroll
                 for (int i = 0; i < kRun<T>; ++i) {
                     d_gate[i] = fmaf(x[i], of_logits[t][i], d_gate[i]);
                     dx[t][i] = fmaf(gate[i], of_logits[t][i], dx[t][i]);
                 }
             }
-            store_row<T>(args.dx, b * N + begin + n, d, D, args.wide, dx[t]);
+            store_row<T>(args.dx, b * N + begin + n, d, D, dx[t]);
         }
     }
     if (Gated) sum_slices<T>(args.d_gate_parts + b * D, D, d, runs, shared.sums, d_gate);

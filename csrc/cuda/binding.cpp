@@ -3,6 +3,7 @@
 // here waits for the device: the seed of a dropout mask is read there.
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/zeros.h>
@@ -118,10 +119,24 @@ const uint8_t* bytes_in(const OptionalTensor& mask) {
 void* out(const Tensor& tensor) { return tensor.mutable_data_ptr(); }
 float* floats_out(const Tensor& tensor) { return tensor.mutable_data_ptr<float>(); }
 
+// x contiguous, as the kernels take rows: its last `dims` dimensions are padded with zeros to whole runs of 16 bytes,
+// and it begins at a multiple of 16. The zeros add nothing to a product or a sum; what is made of them is cut off.
+Tensor padded(const Tensor& x, int64_t dims = 1) {
+    const int64_t run = 16 / static_cast<int64_t>(x.element_size());
+    at::DimVector pad;
+    for (int64_t i = 1; i <= dims; ++i) pad.append({0, (run - x.size(-i) % run) % run});
+    if (std::any_of(pad.begin(), pad.end(), [](int64_t n) { return n > 0; })) return at::constant_pad_nd(x, pad);
+    const Tensor rows = contiguous(x);
+    return reinterpret_cast<uintptr_t>(in(rows)) % 16 == 0 ? rows : rows.clone();
+}
+// x without what is beyond `width` in its last dimension.
+Tensor cut(const Tensor& x, int64_t width) { return x.size(-1) == width ? x : x.narrow(-1, 0, width).contiguous(); }
+
 Drop drop_of_stream(const OptionalTensor& seed, int64_t stream, double p, const char* name, const Tensor& like) {
     const DropoutMask mask = unseeded_mask(seed, stream, p, name, like.device());
     if (!mask.active()) return {};
-    return {seed->const_data_ptr<int64_t>(), mask.stream, mask.threshold, static_cast<float>(mask.scale)};
+    const int64_t width = like.dim() > 0 ? like.size(-1) : 1;
+    return {seed->const_data_ptr<int64_t>(), mask.stream, mask.threshold, static_cast<float>(mask.scale), width};
 }
 
 Drop drop_of(const OptionalTensor& seed, int64_t step, Role role, double p, const char* name, const Tensor& like) {
@@ -154,13 +169,13 @@ std::tuple<Tensor, Tensor> formation(const Tensor& query, const Tensor& tokens, 
     expect_formation(query, tokens, gate, mask);
     const Drop drop = drop_of(seed, step, Role::kFormationAttention, p_attention, "p_attention", query);
     const Call call("formation", query);
-    const Tensor q = contiguous(query), x = contiguous(tokens), f = contiguous(gate);
+    const Tensor q = padded(query), x = padded(tokens), f = padded(gate);
     const OptionalTensor keep = contiguous(mask);
     const Tensor z = allocate_like(q), logits = allocate({q.size(0), q.size(1), x.size(1)}, floats(q));
     const Tensor attention = allocate_like(logits);
     call.check(formation(call.launch, attend(x, q.size(1), drop), in(q), in(f), bytes_in(keep), out(z),
                          floats_out(attention), floats_out(logits)));
-    return {z, attention};
+    return {cut(z, query.size(2)), attention};
 }
 
 std::tuple<Tensor, Tensor, Tensor> formation_backward(const Tensor& grad_z, const OptionalTensor& grad_attention,
@@ -171,7 +186,7 @@ std::tuple<Tensor, Tensor, Tensor> formation_backward(const Tensor& grad_z, cons
     expect_needs(needs, 3);
     const Drop drop = drop_of(seed, step, Role::kFormationAttention, p_attention, "p_attention", query);
     const Call call("formation_backward", query);
-    const Tensor grad = contiguous(grad_z), q = contiguous(query), x = contiguous(tokens), f = contiguous(gate);
+    const Tensor grad = padded(grad_z), q = padded(query), x = padded(tokens), f = padded(gate);
     const Tensor a = contiguous(attention);
     const OptionalTensor grad_a = contiguous(grad_attention);
     const bool computed = q.numel() > 0 && x.numel() > 0;
@@ -180,7 +195,8 @@ std::tuple<Tensor, Tensor, Tensor> formation_backward(const Tensor& grad_z, cons
     const Tensor d_gate = allocate({q.size(0), q.size(2)}, floats(q), computed);
     call.check(formation_backward(call.launch, attend(x, q.size(1), drop), in(grad), floats_in(grad_a), in(q), in(f),
                                   floats_in(a), floats_out(ds), out(d_query), out(d_tokens), floats_out(d_gate)));
-    return {d_query, needs[1] ? d_tokens : unneeded(x), d_gate.sum(0).to(q.scalar_type())};
+    const int64_t D = query.size(2);
+    return {cut(d_query, D), needs[1] ? cut(d_tokens, D) : unneeded(x), cut(d_gate.sum(0), D).to(q.scalar_type())};
 }
 
 // --- 2. Execution
@@ -188,39 +204,39 @@ std::tuple<Tensor, Tensor, Tensor> formation_backward(const Tensor& grad_z, cons
 // Softmax of the logits, and the pooled tokens.
 std::tuple<Tensor, Tensor> pooled(const Call& call, const Tensor& logits, const Tensor& tokens,
                                   const OptionalTensor& mask, const Drop& drop) {
-    const Tensor x = contiguous(tokens), attention = allocate_like(logits);
+    const Tensor x = padded(tokens), attention = allocate_like(logits);
     const OptionalTensor keep = contiguous(mask);
     const Tensor result = allocate({x.size(0), logits.size(1), x.size(2)}, x.options());
     call.check(pool(call.launch, attend(x, logits.size(1), drop), floats_in(logits), bytes_in(keep), out(result),
                     floats_out(attention)));
-    return {result, attention};
+    return {cut(result, tokens.size(2)), attention};
 }
 
 // The backward of `pooled`: gradients of the logits and of the tokens.
 std::tuple<Tensor, Tensor> pooled_backward(const Call& call, const Tensor& grad_pooled,
                                            const OptionalTensor& grad_attention, const Tensor& tokens,
                                            const Tensor& attention, const Drop& drop, bool need_tokens) {
-    const Tensor grad = contiguous(grad_pooled), x = contiguous(tokens), a = contiguous(attention);
+    const Tensor grad = padded(grad_pooled), x = padded(tokens), a = contiguous(attention);
     const OptionalTensor grad_a = contiguous(grad_attention);
     const Tensor ds = allocate_like(a), dx = need_tokens ? allocate_like(x, a.numel() > 0) : unneeded(x);
     const Attend args = attend(x, a.size(1), drop);
     call.check(d_logits(call.launch, args, in(grad), floats_in(grad_a), floats_in(a), floats_out(ds)));
     if (need_tokens) call.check(d_tokens(call.launch, args, in(grad), floats_in(a), out(dx)));
-    return {ds, dx};
+    return {ds, need_tokens ? cut(dx, tokens.size(2)) : dx};
 }
 
-// The inputs of the full form, contiguous, and what the kernels take for a part of the samples.
+// The inputs of the full form, padded, and what the kernels take for a part of the samples.
 struct Inputs {
     Inputs(const Tensor& v, const Tensor& u, const Tensor& g, const Tensor& l, const Tensor& c1a, const Tensor& c2,
            const Tensor& c2_bias, const Tensor& w)
-        : v(contiguous(v)),
-          u(contiguous(u)),
-          g(contiguous(g)),
-          l(contiguous(l)),
-          c1a(contiguous(c1a)),
-          c2(contiguous(c2)),
-          c2_bias(contiguous(c2_bias)),
-          w(contiguous(w)) {}
+        : v(padded(v)),
+          u(padded(u)),
+          g(padded(g)),
+          l(padded(l)),
+          c1a(padded(c1a, 2)),
+          c2(padded(c2, 2)),
+          c2_bias(padded(c2_bias)),
+          w(padded(w)) {}
 
     Pairs pairs(Activation activation, const Drop& product) const {
         return {v.size(0), g.size(1), v.size(1), v.size(2), activation, product,     in(v),
@@ -321,7 +337,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
     expect_width(call, v);
     const auto [ds, d_tokens] = pooled_backward(call, grad_pooled, grad_attention, tokens, attention, drop, needs[8]);
     const Inputs inputs(v, u, g, l, c1a, c2, c2_bias, w);
-    const int64_t samples = v.size(0), pairs = g.size(1) * v.size(1), width = v.size(2);
+    const int64_t samples = v.size(0), pairs = g.size(1) * v.size(1), R = v.size(2), width = inputs.v.size(2);
     const bool computed = samples * pairs * width > 0;
     // So many samples at once as the buffers hold.
     const int64_t bytes = std::max<int64_t>(1, 6 * pairs * width * static_cast<int64_t>(v.element_size()));
@@ -339,14 +355,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
             tile += tiles_of(count);
         }
     }
-    const auto rounded = [&](const Tensor& sum) { return sum.to(v.scalar_type(), false, /*copy=*/true); };
+    const auto rounded = [&](const Tensor& sum) { return cut(sum, R).to(v.scalar_type(), false, /*copy=*/true); };
+    const auto weight = [&](const Tensor& sum) { return rounded(sum.narrow(0, 0, R)); };
     const Tensor rows = gradients.sums.sum(1), of_operations = gradients.parts.sum(2);
-    return {gradients.v,
-            gradients.u,
+    return {cut(gradients.v, R),
+            cut(gradients.u, R),
             rounded(of_operations[0]),
             rounded(of_operations[1]),
-            needs[4] ? rounded(gradients.c1a) : unneeded(v),
-            needs[5] ? rounded(gradients.c2) : unneeded(v),
+            needs[4] ? weight(gradients.c1a) : unneeded(v),
+            needs[5] ? weight(gradients.c2) : unneeded(v),
             rounded(rows[1]),
             rounded(rows[0]),
             d_tokens};
@@ -366,7 +383,7 @@ std::tuple<Tensor, Tensor> execution_simple(const Tensor& keys, const Tensor& qu
     const Drop product = drop_of(seed, step, Role::kProduct, p_product, "p_product", keys);
     const Drop drop = drop_of(seed, step, Role::kExecutionAttention, p_attention, "p_attention", keys);
     const Call call("execution_simple", keys);
-    const Tensor key = contiguous(keys), q = contiguous(query), weight = contiguous(w);
+    const Tensor key = padded(keys), q = padded(query), weight = padded(w);
     const Tensor s = allocate({key.size(0), q.size(1), key.size(1)}, floats(key), key.size(2) > 0);
     call.check(simple_logits(call.launch, simple_pairs(key, q, weight, function, product), floats_out(s)));
     return pooled(call, s, tokens, mask, drop);
@@ -384,7 +401,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> execution_simple_backward(
     const Drop drop = drop_of(seed, step, Role::kExecutionAttention, p_attention, "p_attention", keys);
     const Call call("execution_simple_backward", keys);
     const auto [ds, d_tokens] = pooled_backward(call, grad_pooled, grad_attention, tokens, attention, drop, needs[3]);
-    const Tensor key = contiguous(keys), q = contiguous(query), weight = contiguous(w);
+    const Tensor key = padded(keys), q = padded(query), weight = padded(w);
     const SimplePairs pairs = simple_pairs(key, q, weight, function, product);
     const bool computed = key.numel() > 0 && q.numel() > 0;
     const int64_t tiles = token_tiles(pairs.N);
@@ -393,16 +410,21 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> execution_simple_backward(
     const Tensor sum_w = allocate({pairs.B, tiles, pairs.R}, floats(key), computed);
     call.check(
         simple_backward(call.launch, pairs, floats_in(ds), out(d_keys), floats_out(sum_query), floats_out(sum_w)));
-    return {d_keys, sum_query.sum(1).to(key.scalar_type()), sum_w.sum(at::IntArrayRef({0, 1})).to(key.scalar_type()),
-            d_tokens};
+    const auto rounded = [&](const Tensor& sum) { return cut(sum, keys.size(2)).to(keys.scalar_type()); };
+    return {cut(d_keys, keys.size(2)), rounded(sum_query.sum(1)), rounded(sum_w.sum(IntArrayRef({0, 1}))), d_tokens};
 }
 
 // --- 3. Composition
 
-Tensors contiguous_list(const Tensors& list) {
+Tensors padded_list(const Tensors& list) {
     Tensors result;
-    for (const Tensor& tensor : list) result.push_back(contiguous(tensor));
+    for (const Tensor& tensor : list) result.push_back(padded(tensor));
     return result;
+}
+
+Tensors cut_list(Tensors list, int64_t width) {
+    for (Tensor& tensor : list) tensor = cut(tensor, width);
+    return list;
 }
 
 Tensors allocate_list(const Tensors& list) {
@@ -411,15 +433,16 @@ Tensors allocate_list(const Tensors& list) {
     return result;
 }
 
-// The inputs of composition, contiguous, and what the kernels take.
+// The inputs of composition, padded, and what the kernels take.
 struct Columns {
     Columns(const Tensor& query, const Tensors& keys, const Tensors& operations, const Tensors& results,
             const Tensor& gate)
-        : query(contiguous(query)),
-          gate(contiguous(gate)),
-          keys(contiguous_list(keys)),
-          operations(contiguous_list(operations)),
-          results(contiguous_list(results)) {}
+        : like(query),
+          query(padded(query)),
+          gate(padded(gate)),
+          keys(padded_list(keys)),
+          operations(padded_list(operations)),
+          results(padded_list(results)) {}
 
     Window window(bool mask_self, const OptionalTensor& seed, int64_t step, double p_product, double p_value,
                   double p_attention) const {
@@ -431,13 +454,14 @@ struct Columns {
         for (size_t i = 0; i < keys.size(); ++i) {
             window.keys[i] = in(keys[i]), window.operations[i] = in(operations[i]), window.results[i] = in(results[i]);
         }
-        window.product = drop_of(seed, step, Role::kCompositionProduct, p_product, "p_product", query);
-        window.operation = drop_of(seed, step, Role::kCompositionOperation, p_value, "p_value", query);
-        window.result = drop_of(seed, step, Role::kCompositionResult, p_value, "p_value", query);
-        window.attention = drop_of(seed, step, Role::kCompositionAttention, p_attention, "p_attention", query);
+        window.product = drop_of(seed, step, Role::kCompositionProduct, p_product, "p_product", like);
+        window.operation = drop_of(seed, step, Role::kCompositionOperation, p_value, "p_value", like);
+        window.result = drop_of(seed, step, Role::kCompositionResult, p_value, "p_value", like);
+        window.attention = drop_of(seed, step, Role::kCompositionAttention, p_attention, "p_attention", like);
         return window;
     }
 
+    const Tensor like;  // the query as it came
     Tensor query, gate;
     Tensors keys, operations, results;
 };
@@ -460,7 +484,8 @@ std::tuple<Tensor, Tensor, Tensor> composition(const Tensor& query, const Tensor
     const Tensor pooled_operations = allocate_like(columns.query), pooled_results = allocate_like(columns.query);
     const Tensor attention = allocate({window.B, window.K, window.K * window.blocks}, floats(query));
     call.check(composition(call.launch, window, out(pooled_operations), out(pooled_results), floats_out(attention)));
-    return {pooled_operations, pooled_results, attention};
+    const int64_t D = query.size(2);
+    return {cut(pooled_operations, D), cut(pooled_results, D), attention};
 }
 
 std::tuple<Tensor, Tensors, Tensors, Tensors, Tensor> composition_backward(
@@ -473,7 +498,7 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensor> composition_backward(
     const Call call("composition_backward", query);
     const Columns columns(query, keys, operations, results, gate);
     const Window window = columns.window(mask_self, seed, step, p_product, p_value, p_attention);
-    const Tensor grad_o = contiguous(grad_operations), grad_e = contiguous(grad_results), a = contiguous(attention);
+    const Tensor grad_o = padded(grad_operations), grad_e = padded(grad_results), a = contiguous(attention);
     const OptionalTensor grad_a = contiguous(grad_attention);
     const Tensor ds = allocate_like(a), d_query = allocate_like(columns.query);
     const Tensor d_gate = allocate({window.B, window.D}, floats(query), query.numel() > 0);
@@ -487,7 +512,9 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensor> composition_backward(
     }
     call.check(composition_backward(call.launch, window, in(grad_o), in(grad_e), floats_in(grad_a), floats_in(a),
                                     floats_out(ds), out(d_query), gradients, floats_out(d_gate)));
-    return {d_query, d_keys, d_operations, d_results, d_gate.sum(0).to(query.scalar_type())};
+    const int64_t D = query.size(2);
+    return {cut(d_query, D), cut_list(d_keys, D), cut_list(d_operations, D), cut_list(d_results, D),
+            cut(d_gate.sum(0), D).to(query.scalar_type())};
 }
 
 }  // namespace

@@ -28,17 +28,6 @@ __global__ void __launch_bounds__(kGroupThreads, 2) columns_backward_kernel(Colu
     for_items(args.items(), [&](int64_t item) { columns_backward_item<T>(args, item, shared); });
 }
 
-template <class T>
-bool is_wide_gradients(const Window& window, const WindowGradients& d) {
-    bool wide = is_wide_window<T>(window);
-    for (int i = 0; i < window.blocks; ++i) {
-        for (const void* states : {d.keys[i], d.operations[i], d.results[i]}) {
-            wide = wide && is_wide<T>(states, window.D);
-        }
-    }
-    return wide;
-}
-
 }  // namespace
 
 cudaError_t composition(const Launch& at, const Window& window, void* pooled_operations, void* pooled_results,
@@ -60,7 +49,6 @@ cudaError_t composition_backward(const Launch& at, const Window& window, const v
     return with_dtype(at.dtype, [&](auto tag) {
         using T = typename decltype(tag)::type;
         const int64_t D = window.D, processors = multiprocessors();
-        const bool wide_grads = is_wide<T>(grad_operations, D) && is_wide<T>(grad_results, D);
         const OperationsBackwardArgs operations{window,
                                                 grad_operations,
                                                 grad_results,
@@ -69,22 +57,13 @@ cudaError_t composition_backward(const Launch& at, const Window& window, const v
                                                 ds,
                                                 d_query,
                                                 split_sample(window.B, window.K, 1, processors),
-                                                warps_across<T>(D),
-                                                is_wide_window<T>(window) && wide_grads && is_wide<T>(d_query, D)};
+                                                warps_across<T>(D)};
         const cudaError_t error = launch(operations_backward_kernel<T>, grid_of(operations.items()), kGroupThreads,
                                          size_of<PoolAndLeftShared>(), at.stream, operations);
         if (error != cudaSuccess) return error;
         const int runs = runs_across<T>(window.B, D, processors);
-        const ColumnsBackwardArgs columns{window,
-                                          d,
-                                          grad_operations,
-                                          grad_results,
-                                          attention,
-                                          ds,
-                                          d_gate_parts,
-                                          runs,
-                                          run_tiles<T>(D, runs),
-                                          is_wide_gradients<T>(window, d) && wide_grads};
+        const ColumnsBackwardArgs columns{window,       d,    grad_operations,      grad_results, attention, ds,
+                                          d_gate_parts, runs, run_tiles<T>(D, runs)};
         return launch(columns_backward_kernel<T>, grid_of(columns.items()), kGroupThreads, size_of<RunSums>(),
                       at.stream, columns);
     });

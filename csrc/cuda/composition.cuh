@@ -15,51 +15,38 @@ struct Columns {
     const void* const* blocks;
     int64_t b, K, D, first;
     Draw draw;
-    bool wide;
 
     __device__ uint4 load(int64_t j, int64_t d) const {
         const unsigned block = static_cast<unsigned>(j) / static_cast<unsigned>(K);
         const T* states = static_cast<const T*>(blocks[block]);
-        return load_raw(states + ((b * K + j - block * K) * D + d), D - d, wide);
+        return load_raw(states + ((b * K + j - block * K) * D + d));
     }
     __device__ void open(int64_t j, int64_t d, const uint4& raw, float (&x)[kRun<T>]) const {
         unpack_run<T>(raw, x);
-        drop_run(draw, (first + j) * D + d, x);
+        drop_run(draw, first + j, d, x);
     }
     __device__ void operator()(int64_t j, int64_t d, float (&x)[kRun<T>]) const { open(j, d, load(j, d), x); }
 };
 
 __host__ __device__ inline int64_t columns_of(const Window& window) { return window.K * window.blocks; }
 
-// Whether every tensor of the window has whole aligned runs.
 template <class T>
-inline bool is_wide_window(const Window& window) {
-    bool wide = is_wide<T>(window.query, window.D) && is_wide<T>(window.gate, window.D);
-    for (int i = 0; i < window.blocks; ++i) {
-        for (const void* states : {window.keys[i], window.operations[i], window.results[i]}) {
-            wide = wide && is_wide<T>(states, window.D);
-        }
-    }
-    return wide;
-}
-
-template <class T>
-__device__ Columns<T> keys_of(const Window& window, int64_t b, bool wide) {
-    return {window.keys, b, window.K, window.D, 0, Draw{}, wide};
+__device__ Columns<T> keys_of(const Window& window, int64_t b) {
+    return {window.keys, b, window.K, window.D, 0, Draw{}};
 }
 // The same times the mask of `drop_mod` for operation k.
 template <class T>
-__device__ Columns<T> products_of(const Window& window, int64_t b, int64_t k, bool wide) {
+__device__ Columns<T> products_of(const Window& window, int64_t b, int64_t k) {
     const int64_t first = (b * window.K + k) * columns_of(window);
-    return {window.keys, b, window.K, window.D, first, draw_of(window.product), wide};
+    return {window.keys, b, window.K, window.D, first, draw_of(window.product)};
 }
 template <class T>
-__device__ Columns<T> operations_of(const Window& window, int64_t b, bool wide) {
-    return {window.operations, b, window.K, window.D, b * columns_of(window), draw_of(window.operation), wide};
+__device__ Columns<T> operations_of(const Window& window, int64_t b) {
+    return {window.operations, b, window.K, window.D, b * columns_of(window), draw_of(window.operation)};
 }
 template <class T>
-__device__ Columns<T> results_of(const Window& window, int64_t b, bool wide) {
-    return {window.results, b, window.K, window.D, b * columns_of(window), draw_of(window.result), wide};
+__device__ Columns<T> results_of(const Window& window, int64_t b) {
+    return {window.results, b, window.K, window.D, b * columns_of(window), draw_of(window.result)};
 }
 
 struct CompositionArgs {
@@ -68,7 +55,6 @@ struct CompositionArgs {
     float* attention;
     Split split;
     int across;
-    bool wide;
 
     __host__ __device__ int64_t items() const { return split.items(window.B); }
 };
@@ -81,23 +67,21 @@ inline CompositionArgs composition_args(const Window& window, void* pooled_opera
     const int64_t D = window.D;
     const int across = warps_across<T>(D);
     const bool one = columns_of(window) > kSharedRow || window.product.threshold != 0;
-    const bool wide = is_wide_window<T>(window) && is_wide<T>(pooled_operations, D) && is_wide<T>(pooled_results, D);
     const Split split = split_sample(window.B, window.K, one ? 1 : 2 * column_tiles<T>(D, across), processors);
-    return {window, pooled_operations, pooled_results, attention, split, across, wide};
+    return {window, pooled_operations, pooled_results, attention, split, across};
 }
 
 // rows[o·stride + j] = Σ_d c_d m_kjd q_kd k_jd, one warp for each.
 template <class T>
-__device__ inline void dropped_logits(const Window& window, const Group& group, bool wide, float* rows,
-                                      int64_t stride) {
+__device__ inline void dropped_logits(const Window& window, const Group& group, float* rows, int64_t stride) {
     const int64_t C = columns_of(window), D = window.D;
-    const Rows<T> query = rows_of<T>(window.query, group.b * window.K + group.first, D, wide);
-    const Rows<T> gate = rows_of<T>(window.gate, 0, D, wide);
+    const Rows<T> query = rows_of<T>(window.query, group.b * window.K + group.first, D);
+    const Rows<T> gate = rows_of<T>(window.gate, 0, D);
     __syncthreads();
     for (int64_t pair = warp_index(); pair < group.count * C; pair += warp_count()) {
         const int o = static_cast<int>(pair / C);
         const int64_t j = pair % C;
-        const Columns<T> keys = products_of<T>(window, group.b, group.first + o, wide);
+        const Columns<T> keys = products_of<T>(window, group.b, group.first + o);
         float s = 0.0f;
         for (int64_t d = lane_index() * kRun<T>; d < D; d += kWarp * kRun<T>) {
             float x[kRun<T>], q[kRun<T>], c[kRun<T>];
@@ -113,10 +97,10 @@ __device__ inline void dropped_logits(const Window& window, const Group& group, 
 }
 
 template <class T>
-__device__ inline void plain_logits(const Window& window, const Group& group, bool wide, float* left, float* rows,
+__device__ inline void plain_logits(const Window& window, const Group& group, float* left, float* rows,
                                     int64_t stride) {
-    const Rows<T> query = rows_of<T>(window.query, group.b * window.K + group.first, window.D, wide);
-    const Rows<T> gate = rows_of<T>(window.gate, 0, window.D, wide);
+    const Rows<T> query = rows_of<T>(window.query, group.b * window.K + group.first, window.D);
+    const Rows<T> gate = rows_of<T>(window.gate, 0, window.D);
     products<T, 1>(
         group.count, 0, columns_of(window), window.D, left,
         [&](int, int o, int64_t d, float (&x)[kRun<T>]) {
@@ -126,8 +110,7 @@ __device__ inline void plain_logits(const Window& window, const Group& group, bo
 #pragma unroll
             for (int i = 0; i < kRun<T>; ++i) x[i] *= c[i];
         },
-        [&](int) { return keys_of<T>(window, group.b, wide); },
-        [&](int o, int64_t j, float s) { rows[o * stride + j] = s; });
+        [&](int) { return keys_of<T>(window, group.b); }, [&](int o, int64_t j, float s) { rows[o * stride + j] = s; });
 }
 
 // All of composition, for one group of operations and every parts-th column tile of the pooled states. Every part
@@ -143,9 +126,9 @@ __device__ void composition_item(const CompositionArgs& args, int64_t item, cons
     float* rows = in_shared ? shared.rows : attention;
     const int64_t stride = in_shared ? kSharedRow : C;
     if (window.product.threshold != 0) {
-        dropped_logits<T>(window, group, args.wide, rows, stride);
+        dropped_logits<T>(window, group, rows, stride);
     } else {
-        plain_logits<T>(window, group, args.wide, shared.left, rows, stride);
+        plain_logits<T>(window, group, shared.left, rows, stride);
     }
     __syncthreads();
     if (window.mask_self && static_cast<int>(threadIdx.x) < group.count) {
@@ -162,14 +145,13 @@ __device__ void composition_item(const CompositionArgs& args, int64_t item, cons
     int64_t i = part;
     const auto pool_until = [&](int64_t end, const Columns<T>& values, void* pooled) {
         for (; i < end; i += args.split.parts) {
-            weighted_sums<T>(group.count, C, D, i % tiles, args.across, i != part, shared, values, weight,
-                             [&](int o, int64_t d, const float (&x)[kRun<T>]) {
-                                 store_row<T>(pooled, first + o, d, D, args.wide, x);
-                             });
+            weighted_sums<T>(
+                group.count, C, D, i % tiles, args.across, i != part, shared, values, weight,
+                [&](int o, int64_t d, const float (&x)[kRun<T>]) { store_row<T>(pooled, first + o, d, D, x); });
         }
     };
-    pool_until(tiles, operations_of<T>(window, group.b, args.wide), args.pooled_operations);
-    pool_until(2 * tiles, results_of<T>(window, group.b, args.wide), args.pooled_results);
+    pool_until(tiles, operations_of<T>(window, group.b), args.pooled_operations);
+    pool_until(2 * tiles, results_of<T>(window, group.b), args.pooled_results);
 }
 
 // --- Backward of what belongs to the operations: ds and dq_k = c ⊙ Σ_j ds_kj (m_kj ⊙ k_j).
@@ -182,7 +164,6 @@ struct OperationsBackwardArgs {
     void* d_query;
     Split split;  // one part
     int across;
-    bool wide;
 
     __host__ __device__ int64_t items() const { return split.items(window.B); }
 };
@@ -196,11 +177,9 @@ __device__ inline void composition_d_logits(const OperationsBackwardArgs& args, 
     products<T, 2>(
         group.count, 0, C, D, left,
         [&](int i, int o, int64_t d, float (&x)[kRun<T>]) {
-            rows_of<T>(i == 0 ? args.grad_operations : args.grad_results, first, D, args.wide)(o, d, x);
+            rows_of<T>(i == 0 ? args.grad_operations : args.grad_results, first, D)(o, d, x);
         },
-        [&](int i) {
-            return i == 0 ? operations_of<T>(window, group.b, args.wide) : results_of<T>(window, group.b, args.wide);
-        },
+        [&](int i) { return i == 0 ? operations_of<T>(window, group.b) : results_of<T>(window, group.b); },
         [&](int o, int64_t j, float product) {
             const int64_t cell = (first + o) * C + j;
             const float extra = args.grad_attention == nullptr ? 0.0f : args.grad_attention[cell];
@@ -215,18 +194,18 @@ __device__ inline void composition_d_query(const OperationsBackwardArgs& args, i
                                            const PoolShared& shared) {
     const Window& window = args.window;
     const int64_t C = columns_of(window), D = window.D, first = b * window.K + k;
-    const Rows<T> gate = rows_of<T>(window.gate, 0, D, args.wide);
+    const Rows<T> gate = rows_of<T>(window.gate, 0, D);
     const int64_t tiles = column_tiles<T>(D, args.across);
     for (int64_t tile = 0; tile < tiles; ++tile) {
         weighted_sums<T>(
-            count, C, D, tile, args.across, tile != 0, shared, products_of<T>(window, b, k, args.wide),
+            count, C, D, tile, args.across, tile != 0, shared, products_of<T>(window, b, k),
             [&](int o, int64_t j) { return args.ds[(first + o) * C + j]; },
             [&](int o, int64_t d, float (&x)[kRun<T>]) {
                 float c[kRun<T>];
                 gate(0, d, c);
 #pragma unroll
                 for (int i = 0; i < kRun<T>; ++i) x[i] *= c[i];
-                store_row<T>(args.d_query, first + o, d, D, args.wide, x);
+                store_row<T>(args.d_query, first + o, d, D, x);
             });
     }
 }
@@ -253,7 +232,6 @@ struct ColumnsBackwardArgs {
     float* d_gate_parts;
     int runs;  // side by side in a block, a power of two
     int64_t tiles;
-    bool wide;
 
     __host__ __device__ int64_t items() const { return window.B * tiles; }
 };
@@ -269,9 +247,9 @@ __device__ void columns_backward_item(const ColumnsBackwardArgs& args, int64_t i
     const Window& window = args.window;
     const int64_t K = window.K, C = columns_of(window), D = window.D, b = item / args.tiles;
     const int64_t d = (item % args.tiles * args.runs + static_cast<int64_t>(threadIdx.x) % args.runs) * kRun<T>;
-    const Rows<T> query = rows_of<T>(window.query, b * K, D, args.wide);
-    const Rows<T> grad_o = rows_of<T>(args.grad_operations, b * K, D, args.wide);
-    const Rows<T> grad_e = rows_of<T>(args.grad_results, b * K, D, args.wide);
+    const Rows<T> query = rows_of<T>(window.query, b * K, D);
+    const Rows<T> grad_o = rows_of<T>(args.grad_operations, b * K, D);
+    const Rows<T> grad_e = rows_of<T>(args.grad_results, b * K, D);
     const Draw product = draw_of(window.product), attention = draw_of(window.attention);
     float d_gate[kRun<T>] = {};
     if (d < D) {
@@ -281,7 +259,7 @@ __device__ void columns_backward_item(const ColumnsBackwardArgs& args, int64_t i
                 const int64_t cell = (b * K + k) * C + j;
                 const float ds = args.ds[cell], a = args.attention[cell] * multiplier(attention, cell);
                 query(k, d, x);
-                drop_run(product, cell * D + d, x);
+                drop_run(product, cell, d, x);
 #pragma unroll
                 for (int i = 0; i < kRun<T>; ++i) d_key[i] = fmaf(ds, x[i], d_key[i]);
                 grad_o(k, d, x);
@@ -291,19 +269,19 @@ __device__ void columns_backward_item(const ColumnsBackwardArgs& args, int64_t i
 #pragma unroll
                 for (int i = 0; i < kRun<T>; ++i) d_e[i] = fmaf(a, x[i], d_e[i]);
             }
-            keys_of<T>(window, b, args.wide)(j, d, x);
+            keys_of<T>(window, b)(j, d, x);
 #pragma unroll
             for (int i = 0; i < kRun<T>; ++i) d_gate[i] = fmaf(x[i], d_key[i], d_gate[i]);
-            rows_of<T>(window.gate, 0, D, args.wide)(0, d, x);
+            rows_of<T>(window.gate, 0, D)(0, d, x);
 #pragma unroll
             for (int i = 0; i < kRun<T>; ++i) d_key[i] *= x[i];
-            drop_run(draw_of(window.operation), (b * C + j) * D + d, d_o);
-            drop_run(draw_of(window.result), (b * C + j) * D + d, d_e);
+            drop_run(draw_of(window.operation), b * C + j, d, d_o);
+            drop_run(draw_of(window.result), b * C + j, d, d_e);
             const unsigned block = static_cast<unsigned>(j) / static_cast<unsigned>(K);
             const int64_t at = b * K + j - block * K;
-            store_row<T>(args.d.keys[block], at, d, D, args.wide, d_key);
-            store_row<T>(args.d.operations[block], at, d, D, args.wide, d_o);
-            store_row<T>(args.d.results[block], at, d, D, args.wide, d_e);
+            store_row<T>(args.d.keys[block], at, d, D, d_key);
+            store_row<T>(args.d.operations[block], at, d, D, d_o);
+            store_row<T>(args.d.results[block], at, d, D, d_e);
         }
     }
     sum_slices<T>(args.d_gate_parts + b * D, D, d, args.runs, shared.sums, d_gate);

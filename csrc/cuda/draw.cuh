@@ -11,6 +11,7 @@ struct Draw {
     uint64_t seed;
     uint32_t stream, threshold;
     float scale;
+    int64_t width;
 
     __device__ bool active() const { return threshold != 0; }
     __device__ float of(uint32_t word) const { return word >> 8 >= threshold ? scale : 0.0f; }
@@ -19,7 +20,7 @@ struct Draw {
 
 __device__ inline Draw draw_of(const Drop& drop) {
     const uint64_t seed = drop.threshold != 0 ? static_cast<uint64_t>(*drop.seed) : 0;
-    return {seed, drop.stream, drop.threshold, drop.scale};
+    return {seed, drop.stream, drop.threshold, drop.scale, drop.width};
 }
 
 // Word `which` of four, by selection: an index would put the words in local memory.
@@ -59,12 +60,13 @@ __device__ inline void multipliers(const Draw& draw, int64_t element, float (&m)
     }
 }
 
-// x ⊙ its multipliers; x itself where nothing is dropped.
+// x ⊙ its multipliers, those from `column` of a row on; x itself where nothing is dropped. What lies beyond the mask's
+// columns is padding, and gets some multipliers too.
 template <int Count>
-__device__ inline void drop_run(const Draw& draw, int64_t element, float (&x)[Count]) {
+__device__ inline void drop_run(const Draw& draw, int64_t row, int64_t column, float (&x)[Count]) {
     if (!draw.active()) return;
     float m[Count];
-    multipliers(draw, element, m);
+    multipliers(draw, row * draw.width + column, m);
 #pragma unroll
     for (int i = 0; i < Count; ++i) x[i] *= m[i];
 }

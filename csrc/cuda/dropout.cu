@@ -16,11 +16,15 @@ __global__ void __launch_bounds__(kDropoutThreads) dropout_kernel(const T* x, T*
     for_items(blocks, [&](int64_t block) {
         const int64_t e = (block * kDropoutThreads + threadIdx.x) * kRun<T>;
         if (e >= n) return;
-        const bool whole = wide && n - e >= kRun<T>;
-        float y[kRun<T>];
-        load_run(x + e, n - e, whole, y);
-        drop_run(draw, e, y);
-        store_run(out + e, n - e, whole, y);
+        if (wide && n - e >= kRun<T>) {
+            float y[kRun<T>];
+            load_run(x + e, y);
+            drop_run(draw, 0, e, y);
+            store_run(out + e, y);
+        } else {
+            for (int64_t i = e; i < n && i < e + kRun<T>; ++i)
+                out[i] = from_float<T>(to_float(x[i]) * multiplier(draw, i));
+        }
     });
 }
 
@@ -31,7 +35,7 @@ cudaError_t dropout(const Launch& at, const void* x, void* out, int64_t n, const
     return with_dtype(at.dtype, [&](auto tag) {
         using T = typename decltype(tag)::type;
         const int64_t block = kDropoutThreads * kRun<T>;
-        const bool wide = is_wide<T>(x, kRun<T>) && is_wide<T>(out, kRun<T>);
+        const bool wide = (reinterpret_cast<uintptr_t>(x) | reinterpret_cast<uintptr_t>(out)) % 16 == 0;
         return launch(dropout_kernel<T>, grid_of((n + block - 1) / block), kDropoutThreads, SharedSize{}, at.stream,
                       static_cast<const T*>(x), static_cast<T*>(out), n, drop, wide);
     });

@@ -1,7 +1,6 @@
 // Elements: conversions between T and float, and 16-byte accesses to runs of a row.
 //
-// A thread owns a run of kRun<T> consecutive columns. Where the tensor allows it (`wide`) the run is one 16-byte
-// access; otherwise its valid elements are read one by one and the rest is zero.
+// A thread owns a run of kRun<T> consecutive columns, which is one access: rows are whole runs (kernels.h).
 #pragma once
 
 #include "kernels.h"
@@ -38,12 +37,6 @@ __device__ inline float rounded(float x) {
 // Elements of T in 16 bytes.
 template <class T>
 inline constexpr int kRun = 16 / static_cast<int>(sizeof(T));
-
-// Whether every run of a row-major tensor of `width` columns is 16 aligned bytes.
-template <class T>
-__host__ __device__ inline bool is_wide(const void* data, int64_t width) {
-    return reinterpret_cast<uintptr_t>(data) % 16 == 0 && width % kRun<T> == 0;
-}
 
 // Two neighbours of 16 bits, the first in the lower half.
 template <class T>
@@ -97,37 +90,19 @@ __device__ inline uint4 pack_run(const float (&x)[kRun<T>]) {
     }
 }
 
-// The 16 bytes of the run at p, of which `valid` elements lie in the row (all of them where `wide`); the rest is zero.
 template <class T>
-__device__ inline uint4 load_raw(const T* p, int64_t valid, bool wide) {
-    if (wide) return *reinterpret_cast<const uint4*>(p);
-    uint32_t word[4] = {};
-    if constexpr (sizeof(T) == 4) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) word[i] = i < valid ? __float_as_uint(p[i]) : 0;
-    } else {
-        const auto* bits = reinterpret_cast<const unsigned short*>(p);
-#pragma unroll
-        for (int i = 0; i < 8; ++i) word[i / 2] |= i < valid ? static_cast<uint32_t>(bits[i]) << 16 * (i % 2) : 0;
-    }
-    return make_uint4(word[0], word[1], word[2], word[3]);
+__device__ inline uint4 load_raw(const T* p) {
+    return *reinterpret_cast<const uint4*>(p);
 }
 
 template <class T>
-__device__ inline void load_run(const T* p, int64_t valid, bool wide, float (&x)[kRun<T>]) {
-    unpack_run<T>(load_raw(p, valid, wide), x);
+__device__ inline void load_run(const T* p, float (&x)[kRun<T>]) {
+    unpack_run<T>(load_raw(p), x);
 }
 
 template <class T>
-__device__ inline void store_run(T* p, int64_t valid, bool wide, const float (&x)[kRun<T>]) {
-    if (wide) {
-        *reinterpret_cast<uint4*>(p) = pack_run<T>(x);
-        return;
-    }
-#pragma unroll
-    for (int i = 0; i < kRun<T>; ++i) {
-        if (i < valid) p[i] = from_float<T>(x[i]);
-    }
+__device__ inline void store_run(T* p, const float (&x)[kRun<T>]) {
+    *reinterpret_cast<uint4*>(p) = pack_run<T>(x);
 }
 
 template <class T>

@@ -117,7 +117,7 @@ cudaError_t gradients_of_pairs(const Launch& on, const Pairs& pairs, const float
         using T = typename decltype(type)::type;
         constexpr int BN = decltype(tile)::value;
         return launch(gradients_kernel<T, BN>, tiles_of<BN>(count), kTileThreads, tile_memory<T, BN>(pairs.R),
-                      on.stream, pairs, ds, first * pairs.R, out);
+                      on.stream, pairs, ds, first, out);
     });
 }
 

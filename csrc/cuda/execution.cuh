@@ -48,13 +48,6 @@ struct PairTile {
 
 __host__ __device__ constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-// Whether every row of all inputs is aligned runs.
-template <class T>
-__device__ inline bool is_wide(const Pairs& p) {
-    return is_wide<T>(p.v, p.R) && is_wide<T>(p.u, p.R) && is_wide<T>(p.g, p.R) && is_wide<T>(p.l, p.R) &&
-           is_wide<T>(p.c1a, p.R) && is_wide<T>(p.c2, p.R) && is_wide<T>(p.c2_bias, p.R) && is_wide<T>(p.w, p.R);
-}
-
 // One tile at work: the pairs from `first` on. Rows beyond the last pair compute it again and are not stored.
 template <class T, int BN>
 struct PairWork {
@@ -64,7 +57,6 @@ struct PairWork {
     PairTile<T, BN> tile;
     int64_t first;
     int count, R, stride;  // rows that exist; widths
-    bool wide;
 
     __device__ PairWork(const Pairs& pairs, int64_t index, Arena& arena)
         : pairs(pairs),
@@ -72,8 +64,7 @@ struct PairWork {
           first(index * BN),
           count(static_cast<int>(smaller(BN, pairs.B * pairs.K * pairs.N - first))),
           R(static_cast<int>(pairs.R)),
-          stride(Shape::stride(R)),
-          wide(is_wide<T>(pairs)) {}
+          stride(Shape::stride(R)) {}
 
     __device__ bool exists(int row) const { return row < count; }
     // The rows of the tile, in a tensor of pairs; row `row` of it, in one of operations or tokens.
@@ -110,13 +101,7 @@ struct PairWork {
     __device__ void copy_rows(T* target, RowOf&& row_of) const {
         for_runs(Shape::width(R), [&](int row, int c) {
             const T* source = row_of(row);
-            T* to = target + row * stride + c;
-            if (wide) {
-                copy_async(to, c < R ? source + c : source, c < R ? 16 : 0);
-            } else {
-#pragma unroll 1
-                for (int i = 0; i < kRun<T>; ++i) to[i] = c + i < R ? source[c + i] : from_float<T>(0.0f);
-            }
+            copy_async(target + row * stride + c, c < R ? source + c : source, c < R ? 16 : 0);
         });
     }
 
@@ -131,8 +116,8 @@ struct PairWork {
 #pragma unroll
                     for (int j = 0; j < 2; ++j) {
                         const int row = begin + j * Shape::kWarps;
-                        load_run(of_token(pairs.v, row) + c, R - c, wide, v[j]);
-                        load_run(of_operation(pairs.g, row) + c, R - c, wide, g[j]);
+                        load_run(of_token(pairs.v, row) + c, v[j]);
+                        load_run(of_operation(pairs.g, row) + c, g[j]);
                     }
                 }
 #pragma unroll
@@ -140,10 +125,8 @@ struct PairWork {
                     const int row = begin + j * Shape::kWarps;
 #pragma unroll
                     for (int i = 0; i < kRun<T>; ++i) v[j][i] *= g[j][i];
-                    store_run(tile.x + row * stride + c, kRun<T>, true, v[j]);
-                    if (scaled != nullptr && c < R && exists(row)) {
-                        store_run(scaled + row * R + c, R - c, wide, v[j]);
-                    }
+                    store_run(tile.x + row * stride + c, v[j]);
+                    if (scaled != nullptr && c < R && exists(row)) store_run(scaled + row * R + c, v[j]);
                 }
             }
         }
@@ -153,14 +136,7 @@ struct PairWork {
     __device__ void store_rows(T* target, const T* source) const {
         for_runs(R, [&](int row, int c) {
             if (!exists(row)) return;
-            const T* from = source + row * stride + c;
-            T* to = target + row * R + c;
-            if (wide) {
-                *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from);
-            } else {
-#pragma unroll 1
-                for (int i = 0; i < kRun<T> && c + i < R; ++i) to[i] = from[i];
-            }
+            *reinterpret_cast<uint4*>(target + row * R + c) = load_raw(source + row * stride + c);
         });
     }
 };
@@ -183,7 +159,7 @@ struct HiddenEnd {
             for (int j = 0; j < 4; ++j) x[i][j] += add[j];
             if constexpr (kKeep) {
                 const int row = at.row + Shape::row(i);
-                if (work.exists(row)) store_quad<T>(pre + row * work.R, at.c, work.R, work.wide, x[i]);
+                if (work.exists(row)) store_quad<T>(pre + row * work.R, at.c, work.R, x[i]);
             }
         }
         activate_all(x, work.pairs.activation);
@@ -218,12 +194,12 @@ struct GateInputs {
 
   private:
     __device__ void load(int row, int c) {
-        bias = load_quad(static_cast<const T*>(work.pairs.c2_bias), c, work.R, work.wide);
-        weight = load_quad(static_cast<const T*>(work.pairs.w), c, work.R, work.wide);
+        bias = load_quad(static_cast<const T*>(work.pairs.c2_bias), c, work.R);
+        weight = load_quad(static_cast<const T*>(work.pairs.w), c, work.R);
         l = load_row(row, c);
     }
     __device__ Quad<T> load_row(int row, int c) const {
-        return load_quad(work.of_operation(work.pairs.l, row), c, work.R, work.wide);
+        return load_quad(work.of_operation(work.pairs.l, row), c, work.R);
     }
 };
 
@@ -255,7 +231,7 @@ struct LogitEnd {
         unpack_quad<T>(inputs.weight, w);
 #pragma unroll
         for (int i = 0; i < Shape::kRows; ++i) {
-            drop_run(draw, work.first * work.R + (at.row + Shape::row(i)) * work.R + at.c, x[i]);
+            drop_run(draw, work.first + at.row + Shape::row(i), at.c, x[i]);
 #pragma unroll
             for (int j = 0; j < 4; ++j) sum[i] += x[i][j] * w[j];
         }
@@ -287,8 +263,7 @@ __device__ void logits_item(const Pairs& pairs, float* s, int64_t index, Arena& 
     const PairWork<T, BN> work(pairs, index, arena);
     const PairTile<T, BN>& tile = work.tile;
     __syncthreads();  // the arena may hold another tile, still read
-    WeightStream<T, BN, 2> stream(tile.ring, static_cast<const T*>(pairs.c1a), static_cast<const T*>(pairs.c2), work.R,
-                                  work.wide);
+    WeightStream<T, BN, 2> stream(tile.ring, static_cast<const T*>(pairs.c1a), static_cast<const T*>(pairs.c2), work.R);
     stream.start();
     work.find_rows();
     __syncthreads();
@@ -307,7 +282,7 @@ template <class T, int BN>
 struct GateEnd {
     using Shape = TileShape<T, BN>;
     const PairWork<T, BN>& work;
-    const int64_t begin;  // where these samples begin in the mask
+    const int64_t begin;  // number of these samples' first pair
     const PairGradients& out;
     GateInputs<T, BN> inputs;
 
@@ -318,7 +293,6 @@ struct GateEnd {
     __device__ void operator()(const Place& at, const float (&x)[Shape::kRows][4]) {
         inputs.begin(at);
         const Draw draw = draw_of(work.pairs.product);
-        const int64_t element = begin + work.first * work.R + at.c;
         float bias[4], w[4], total_w[4] = {}, total_c2[4] = {};
         unpack_quad<T>(inputs.bias, bias);
         unpack_quad<T>(inputs.weight, w);
@@ -331,7 +305,7 @@ struct GateEnd {
 #pragma unroll
             for (int j = 0; j < 4; ++j) h[j] += bias[j], y[j] = h[j] * l[j], ds[j] = work.tile.sums[row];
             activate_with_slopes(y, slopes, work.pairs.activation);
-            drop_run(draw, element + row * work.R, ds);
+            drop_run(draw, begin + work.first + row, at.c, ds);
 #pragma unroll
             for (int j = 0; j < 4; ++j) {
                 const float gated = ds[j] * w[j] * slopes[j];
@@ -342,7 +316,7 @@ struct GateEnd {
             }
             store_quad(work.tile.x + row * work.stride + at.c, pack_quad<T>(dh));
             if (work.exists(row)) {
-                store_quad<T>(work.of_pairs(static_cast<T*>(out.d_l)) + row * work.R, at.c, work.R, work.wide, y);
+                store_quad<T>(work.of_pairs(static_cast<T*>(out.d_l)) + row * work.R, at.c, work.R, y);
             }
         }
         store_sums(at, total_w, out.sum_w);
@@ -360,7 +334,7 @@ struct GateEnd {
             if (lane_index() >= 4) return;
         }
         const int64_t part = work.first / BN * Shape::kRowWarps + at.row / (BN / Shape::kRowWarps);
-        store_quad<float>(sums + part * work.R, at.c, work.R, is_wide<float>(sums, work.R), total);
+        store_quad<float>(sums + part * work.R, at.c, work.R, total);
     }
 };
 
@@ -412,8 +386,7 @@ __device__ void gradients_item(const Pairs& pairs, const float* ds, int64_t begi
                                int64_t index, Arena& arena) {
     const PairWork<T, BN> work(pairs, index, arena);
     const PairTile<T, BN>& tile = work.tile;
-    WeightStream<T, BN, 4> stream(tile.ring, static_cast<const T*>(pairs.c1a), static_cast<const T*>(pairs.c2), work.R,
-                                  work.wide);
+    WeightStream<T, BN, 4> stream(tile.ring, static_cast<const T*>(pairs.c1a), static_cast<const T*>(pairs.c2), work.R);
     stream.start();
     work.find_rows();
     for (int row = static_cast<int>(threadIdx.x); row < BN; row += kTileThreads) {
@@ -458,13 +431,11 @@ __device__ void reduce_item(const Pairs& pairs, const PairGradients& in, T* dv, 
     const T *g = static_cast<const T*>(pairs.g), *v = static_cast<const T*>(pairs.v);
     const T *d_x = static_cast<const T*>(in.d_x), *d_pre = static_cast<const T*>(in.d_pre);
     const T* d_l = static_cast<const T*>(in.d_l);
-    const bool wide = is_wide<T>(g, R) && is_wide<T>(v, R) && is_wide<T>(d_x, R) && is_wide<T>(d_pre, R) &&
-                      is_wide<T>(d_l, R) && is_wide<T>(dv, R) && is_wide<T>(du, R);
     float tokens[kThreadTokens][kCount] = {}, total_v[kThreadTokens][kCount] = {}, total_u[kThreadTokens][kCount] = {};
     if (c < R) {
 #pragma unroll
         for (int j = 0; j < kThreadTokens; ++j) {
-            if (n + j < pairs.N) load_run(v + (b * pairs.N + n + j) * R + c, R - c, wide, tokens[j]);
+            if (n + j < pairs.N) load_run(v + (b * pairs.N + n + j) * R + c, tokens[j]);
         }
     }
     for (int64_t k = 0; k < pairs.K; ++k) {
@@ -472,15 +443,15 @@ __device__ void reduce_item(const Pairs& pairs, const PairGradients& in, T* dv, 
         float total_g[kCount] = {}, total_l[kCount] = {};
         if (c < R) {
             float gate[kCount];
-            load_run(g + operation * R + c, R - c, wide, gate);
+            load_run(g + operation * R + c, gate);
 #pragma unroll
             for (int j = 0; j < kThreadTokens; ++j) {
                 if (n + j >= pairs.N) continue;
                 const int64_t at = (operation * pairs.N + n + j) * R + c;
                 float x[kCount], pre[kCount], l[kCount];
-                load_run(d_x + at, R - c, wide, x);
-                load_run(d_pre + at, R - c, wide, pre);
-                load_run(d_l + at, R - c, wide, l);
+                load_run(d_x + at, x);
+                load_run(d_pre + at, pre);
+                load_run(d_l + at, l);
 #pragma unroll
                 for (int i = 0; i < kCount; ++i) {
                     total_v[j][i] += gate[i] * x[i];
@@ -501,8 +472,8 @@ __device__ void reduce_item(const Pairs& pairs, const PairGradients& in, T* dv, 
 #pragma unroll
     for (int j = 0; j < kThreadTokens; ++j) {
         if (n + j >= pairs.N) continue;
-        store_run(dv + (b * pairs.N + n + j) * R + c, R - c, wide, total_v[j]);
-        store_run(du + (b * pairs.N + n + j) * R + c, R - c, wide, total_u[j]);
+        store_run(dv + (b * pairs.N + n + j) * R + c, total_v[j]);
+        store_run(du + (b * pairs.N + n + j) * R + c, total_u[j]);
     }
 }
 

@@ -68,7 +68,7 @@ cudaError_t formation_backward(const Launch& at, const Attend& attend, const voi
         using T = typename decltype(tag)::type;
         if (attend.K > 0) {
             const FormationBackwardArgs args = formation_backward_args<T>(
-                d_logits_args<T>(attend, grad, grad_attention, attention, ds, multiprocessors()), gate, d_query);
+                d_logits_args(attend, grad, grad_attention, attention, ds, multiprocessors()), gate, d_query);
             const cudaError_t error = launch(formation_backward_kernel<T>, grid_of(args.items()), kGroupThreads,
                                              size_of<PoolAndLeftShared>(), at.stream, args);
             if (error != cudaSuccess) return error;

@@ -14,7 +14,6 @@ struct FormationArgs {
     float* attention;
     Split split;
     int across;
-    bool wide;
 
     __host__ __device__ int64_t items() const { return split.items(attend.B); }
 };
@@ -28,9 +27,8 @@ __host__ __device__ inline FormationArgs formation_args(const Attend& attend, co
                                                         int64_t processors) {
     const int64_t D = attend.D;
     const int across = warps_across<T>(D);
-    const bool wide = is_wide<T>(attend.tokens, D) && is_wide<T>(query, D) && is_wide<T>(gate, D) && is_wide<T>(z, D);
     const Split split = split_sample(attend.B, attend.K, column_tiles<T>(D, across), processors);
-    return {attend, query, gate, mask, z, attention, split, across, wide};
+    return {attend, query, gate, mask, z, attention, split, across};
 }
 
 // s of the tokens begin <= n < end: use(o, n, s_on).
@@ -38,9 +36,9 @@ template <class T, class Use>
 __device__ inline void formation_logits(const FormationArgs& args, const Group& group, int64_t begin, int64_t end,
                                         float* left, Use&& use) {
     const Attend& a = args.attend;
-    const Rows<T> query = rows_of<T>(args.query, group.b * a.K + group.first, a.D, args.wide);
-    const Rows<T> gate = rows_of<T>(args.gate, 0, a.D, args.wide);
-    const Rows<T> tokens = rows_of<T>(a.tokens, group.b * a.N, a.D, args.wide);
+    const Rows<T> query = rows_of<T>(args.query, group.b * a.K + group.first, a.D);
+    const Rows<T> gate = rows_of<T>(args.gate, 0, a.D);
+    const Rows<T> tokens = rows_of<T>(a.tokens, group.b * a.N, a.D);
     products<T, 1>(
         group.count, begin, end, a.D, left,
         [&](int, int o, int64_t d, float (&x)[kRun<T>]) {
@@ -75,9 +73,9 @@ __device__ void formation_item(const FormationArgs& args, int64_t item, const Gr
     const int64_t tiles = column_tiles<T>(D, args.across);
     for (int64_t tile = part; tile < tiles; tile += args.split.parts) {
         weighted_sums<T>(
-            group.count, N, D, tile, args.across, tile != part, shared, rows_of<T>(a.tokens, group.b * N, D, args.wide),
+            group.count, N, D, tile, args.across, tile != part, shared, rows_of<T>(a.tokens, group.b * N, D),
             [&](int o, int64_t n) { return rows[o * kSharedRow + n] * multiplier(draw, (first + o) * N + n); },
-            [&](int o, int64_t d, const float (&x)[kRun<T>]) { store_row<T>(args.z, first + o, d, D, args.wide, x); });
+            [&](int o, int64_t d, const float (&x)[kRun<T>]) { store_row<T>(args.z, first + o, d, D, x); });
     }
 }
 
@@ -110,7 +108,6 @@ template <class T>
 __host__ __device__ inline FormationBackwardArgs formation_backward_args(DLogitsArgs logits, const void* gate,
                                                                          void* d_query) {
     const int64_t D = logits.attend.D;
-    logits.wide = logits.wide && is_wide<T>(gate, D) && is_wide<T>(d_query, D);
     return {logits, gate, d_query, warps_across<T>(D)};
 }
 
@@ -118,23 +115,22 @@ template <class T>
 __device__ void formation_backward_item(const FormationBackwardArgs& args, int64_t item,
                                         const PoolAndLeftShared& shared) {
     const Attend& a = args.logits.attend;
-    const bool wide = args.logits.wide;
     d_logits_item<T>(args.logits, item, shared.left);
     const Group group = args.logits.split.group(item, a.K);
     const int64_t N = a.N, D = a.D, first = group.b * a.K + group.first;
     const float* ds = args.logits.ds + first * N;
-    const Rows<T> gate = rows_of<T>(args.gate, 0, D, wide);
+    const Rows<T> gate = rows_of<T>(args.gate, 0, D);
     const int64_t tiles = column_tiles<T>(D, args.across);
     for (int64_t tile = 0; tile < tiles; ++tile) {
         weighted_sums<T>(
-            group.count, N, D, tile, args.across, tile != 0, shared, rows_of<T>(a.tokens, group.b * N, D, wide),
+            group.count, N, D, tile, args.across, tile != 0, shared, rows_of<T>(a.tokens, group.b * N, D),
             [&](int o, int64_t n) { return ds[o * N + n]; },
             [&](int o, int64_t d, float (&x)[kRun<T>]) {
                 float f[kRun<T>];
                 gate(0, d, f);
 #pragma unroll
                 for (int i = 0; i < kRun<T>; ++i) x[i] *= f[i];
-                store_row<T>(args.d_query, first + o, d, D, wide, x);
+                store_row<T>(args.d_query, first + o, d, D, x);
             });
     }
 }

@@ -2,7 +2,9 @@
 // language tokens, N visual tokens, D model width, R reduced width, C columns of the window.
 //
 // Every tensor is contiguous, row-major, on the current device; `void*` points to elements of Launch::dtype, `float*`
-// to float32. Sizes may be zero: then nothing is launched. Each function returns the error of its launches.
+// to float32. Rows of D and of R elements are whole runs of 16 bytes, and begin at a multiple of 16: D and R count what
+// the caller has padded them with, zeros where it is read. Sizes may be zero: then nothing is launched. Each function
+// returns the error of its launches.
 #pragma once
 
 #include <cstddef>
@@ -29,9 +31,10 @@ struct Drop {
     const int64_t* seed = nullptr;
     uint32_t stream = 0, threshold = 0;
     float scale = 1.0f;
+    int64_t width = 0;  // columns of the mask where rows are dropped, without padding
 };
 
-// out = drop(x), of n elements.
+// out = drop(x), of n elements that begin anywhere.
 cudaError_t dropout(const Launch&, const void* x, void* out, int64_t n, const Drop& drop);
 
 // --- What formation and execution share (attend.cuh): K queries attend over N tokens of width D.
@@ -91,7 +94,7 @@ int64_t token_tiles(int64_t N);
 
 // From ds (of the B samples of `pairs`, which begin at pair number `first` of the batch) to, for each pair, what the
 // gradients are sums of, each (B·K·N, R): scaled = g ⊙ v, hidden = φ(pre), d_pre, dh, dx = d(g ⊙ v), and d_l = dπ ⊙ h.
-// All begin at a multiple of 16 bytes.
+//
 struct PairGradients {
     void *scaled, *hidden, *d_pre, *d_h, *d_x, *d_l;
     float *sum_w, *sum_c2;  // (pair_tiles, R): parts of dw and dc2

@@ -41,7 +41,6 @@ struct Piece {
     int64_t stride;      // of its rows
     const void* bias;    // (columns) or null
     int width;
-    bool wide;  // 16-byte accesses are possible
 };
 
 struct Linear {
@@ -88,20 +87,14 @@ __host__ __device__ inline int rounded_up(int n, int unit) { return (n + unit - 
 
 // `rows` rows of `count` elements to shared memory, zero beyond them up to `all_rows` and up to the depth of a product.
 template <class T>
-__device__ void stage_rows(T* shared, const T* global, int64_t stride, int rows, int all_rows, int count, bool wide) {
+__device__ void stage_rows(T* shared, const T* global, int64_t stride, int rows, int all_rows, int count) {
     const int depth = rounded_up(count, kLinearDepth<T>);
     for (int i = threadIdx.x; i < all_rows * kRunsOfChunk; i += kLinearThreads) {
         const int row = i / kRunsOfChunk, column = i % kRunsOfChunk * kRun<T>;
         if (column >= depth) continue;
-        const int valid = row < rows ? max(0, min(kRun<T>, count - column)) : 0;
-        T* to = shared + row * kChunkStride<T> + column;
-        const T* from = valid > 0 ? global + row * stride + column : global;
-        if (wide) {
-            copy_async(to, from, valid * static_cast<int>(sizeof(T)));
-        } else {
-#pragma unroll
-            for (int e = 0; e < kRun<T>; ++e) to[e] = e < valid ? from[e] : from_float<T>(0.0f);
-        }
+        const bool inside = row < rows && column < count;
+        copy_async(shared + row * kChunkStride<T> + column, inside ? global + row * stride + column : global,
+                   inside ? 16 : 0);
     }
 }
 
@@ -121,9 +114,8 @@ __device__ void stage_mixed(T* shared, const Piece& p, const Mixture& m, const f
     for (int i = threadIdx.x; i < all_rows * kRunsOfChunk; i += kLinearThreads) {
         const int row = i / kRunsOfChunk, column = i % kRunsOfChunk * kRun<T>;
         if (column >= depth) continue;
-        const int valid = row < rows ? max(0, min(kRun<T>, count - column)) : 0;
         float sum[kRun<T>] = {};
-        if (valid > 0) {
+        if (row < rows && column < count) {
             const int64_t b = (first + row) / m.ops;
             const float* a = mix + row * m.stride;
             for (int block = 0; block < m.blocks; ++block) {
@@ -131,16 +123,14 @@ __device__ void stage_mixed(T* shared, const Piece& p, const Mixture& m, const f
 #pragma unroll 6
                 for (int op = 0; op < m.ops; ++op) {
                     float x[kRun<T>];
-                    load_run<T>(state + op * static_cast<int64_t>(p.width), valid, p.wide, x);
+                    load_run<T>(state + op * static_cast<int64_t>(p.width), x);
                     const float weight = a[block * m.ops + op];
 #pragma unroll
                     for (int e = 0; e < kRun<T>; ++e) sum[e] = fmaf(weight, x[e], sum[e]);
                 }
             }
         }
-        T* to = shared + row * kChunkStride<T> + column;
-#pragma unroll
-        for (int e = 0; e < kRun<T>; ++e) to[e] = from_float<T>(sum[e]);
+        store_run(shared + row * kChunkStride<T> + column, sum);
     }
 }
 
@@ -217,14 +207,13 @@ __device__ void stage_chunk(const Linear& p, const Mixture& m, const Chunk& c, i
     T* x = s.rows + stage * kLinearRows * kChunkStride<T>;
     T* w = s.weights + stage * kLinearColumns * kChunkStride<T>;
     const T* weight = static_cast<const T*>(piece.weight) + column0 * piece.stride + c.first;
-    stage_rows<T>(w, weight, piece.stride, least(kLinearColumns, p.columns - column0), kLinearColumns, c.count,
-                  piece.wide);
+    stage_rows<T>(w, weight, piece.stride, least(kLinearColumns, p.columns - column0), kLinearColumns, c.count);
     const int all_rows = rounded_up(rows, sizeof(T) == 4 ? 8 : 16);
     if (piece.x == nullptr) {
         stage_mixed<T>(x, piece, m, s.mix, row0, c.first, rows, all_rows, c.count);
     } else {
         const T* from = static_cast<const T*>(piece.x) + m.step * piece.advance + row0 * piece.width + c.first;
-        stage_rows<T>(x, from, piece.width, rows, all_rows, c.count, piece.wide);
+        stage_rows<T>(x, from, piece.width, rows, all_rows, c.count);
     }
     copy_commit();
 }

@@ -59,31 +59,25 @@ __device__ inline void slope_all(float (&x)[Rows][Columns], Activation activatio
 #pragma unroll
         for (int i = 0; i < Rows; ++i) {
 #pragma unroll
-            for (int j = 0; j < Columns; ++j) x[i][j] = slope(x[i][j], tag.value);
+            for (int j = 0; j < Columns; ++j) x[i][j] = slope(x[i][j], activate(x[i][j], tag.value), tag.value);
         }
     });
 }
 
-// dφ/dx, and φ in place of x: what the two have in common is computed once.
-template <Activation A>
-__device__ inline float activate_with_slope(float& x) {
-    const float at = x;
-    x = activate(at, A);
-    if constexpr (A == Activation::kTanh) return 1.0f - x * x;
-    if constexpr (A == Activation::kElu) return at > 0.0f ? 1.0f : 1.0f + x;
-    if constexpr (A == Activation::kSigmoid) return x * (1.0f - x);
-    return slope(at, A);
-}
+// dφ/dx, and φ in place of x
 template <int Columns>
 __device__ inline void activate_with_slopes(float (&x)[Columns], float (&slopes)[Columns], Activation activation) {
     with_activation(activation, [&](auto tag) {
 #pragma unroll
-        for (int j = 0; j < Columns; ++j) slopes[j] = activate_with_slope<decltype(tag)::value>(x[j]);
+        for (int j = 0; j < Columns; ++j) {
+            const float at = x[j];
+            x[j] = activate(at, tag.value);
+            slopes[j] = slope(at, x[j], tag.value);
+        }
     });
 }
 
-// Four neighbours of a row, kept as they are in memory. `column` is a multiple of four: where runs are wide, a quad
-// lies in the row or outside of it as a whole.
+// Four neighbours of a row, kept as they are in memory: a quad, which lies in the row or outside of it as a whole.
 template <class T>
 struct Quad {
     uint32_t word[sizeof(T)];
@@ -132,24 +126,13 @@ __device__ inline void store_quad(T* p, const Quad<T>& quad) {
 
 // The quad at `column` of a row of `width` elements; zero outside of it.
 template <class T>
-__device__ inline Quad<T> load_quad(const T* row, int64_t column, int64_t width, bool wide) {
-    if (wide) return column < width ? load_quad(row + column) : Quad<T>{};
-    float x[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) x[i] = column + i < width ? to_float(row[column + i]) : 0.0f;
-    return pack_quad<T>(x);
+__device__ inline Quad<T> load_quad(const T* row, int64_t column, int64_t width) {
+    return column < width ? load_quad(row + column) : Quad<T>{};
 }
 
 template <class T>
-__device__ inline void store_quad(T* row, int64_t column, int64_t width, bool wide, const float (&x)[4]) {
-    if (wide) {
-        if (column < width) store_quad(row + column, pack_quad<T>(x));
-        return;
-    }
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        if (column + i < width) row[column + i] = from_float<T>(x[i]);
-    }
+__device__ inline void store_quad(T* row, int64_t column, int64_t width, const float (&x)[4]) {
+    if (column < width) store_quad(row + column, pack_quad<T>(x));
 }
 
 // Two neighbours, aligned.

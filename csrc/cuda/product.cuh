@@ -80,9 +80,8 @@ class WeightStream {
     using Shape = TileShape<T, BN>;
 
   public:
-    // A ring of kStages slabs. `wide`: the rows of both weights are aligned runs.
-    __device__ WeightStream(T* ring, const T* c1a, const T* c2, int R, bool wide)
-        : ring_(ring), c1a_(c1a), c2_(c2), R_(R), wide_(wide) {}
+    // A ring of kStages slabs.
+    __device__ WeightStream(T* ring, const T* c1a, const T* c2, int R) : ring_(ring), c1a_(c1a), c2_(c2), R_(R) {}
 
     // The ring must be free.
     __device__ void start() {
@@ -143,31 +142,18 @@ class WeightStream {
         const int row = (kTransposed ? column_ : k_) + begin, column = (kTransposed ? k_ : column_) + run;
         T* target = slab + (kTransposed ? Shape::position(begin) : begin) * kStride + run;
         constexpr int kAdvance = (kTransposed ? Shape::position(kStep) : kStep) * kStride;
-        if (wide_) {
-            const int rows = column < R_ ? R_ - row : 0;
-            const T* source = rows > 0 ? weight + row * R_ + column : weight;
+        const int rows = column < R_ ? R_ - row : 0;
+        const T* source = rows > 0 ? weight + row * R_ + column : weight;
 #pragma unroll
-            for (int i = 0; i < kRows / kStep; ++i) {
-                const bool inside = i * kStep < rows;
-                copy_async(target + i * kAdvance, inside ? source + i * kStep * R_ : weight, inside ? 16 : 0);
-            }
-        } else {
-#pragma unroll 1
-            for (int i = 0; i < kRows / kStep; ++i) {
-#pragma unroll 1
-                for (int j = 0; j < kRun<T>; ++j) {
-                    const bool inside = row + i * kStep < R_ && column + j < R_;
-                    target[i * kAdvance + j] =
-                        inside ? weight[(row + i * kStep) * R_ + column + j] : from_float<T>(0.0f);
-                }
-            }
+        for (int i = 0; i < kRows / kStep; ++i) {
+            const bool inside = i * kStep < rows;
+            copy_async(target + i * kAdvance, inside ? source + i * kStep * R_ : weight, inside ? 16 : 0);
         }
     }
 
     T* ring_;
     const T *c1a_, *c2_;
     int R_;
-    bool wide_;
     int product_ = 0, column_ = 0, k_ = 0;  // of the slab to issue next
     int write_ = 0, read_ = 0;              // stages
 };

@@ -17,7 +17,6 @@ __device__ void simple_logits_item(const SimplePairs& pairs, float* s, int64_t i
     const T *keys = static_cast<const T*>(pairs.keys), *query = static_cast<const T*>(pairs.query);
     const T* w = static_cast<const T*>(pairs.w);
     const int64_t R = pairs.R, count = pairs.B * pairs.K * pairs.N;
-    const bool wide = is_wide<T>(keys, R) && is_wide<T>(query, R) && is_wide<T>(w, R);
     const Draw draw = draw_of(pairs.product);
     const int64_t first = item * kSimplePairs + warp_index() * kWarpPairs;
     PairRows rows[kWarpPairs];
@@ -28,19 +27,19 @@ __device__ void simple_logits_item(const SimplePairs& pairs, float* s, int64_t i
     }
     for (int64_t c = lane_index() * kCount; c < R; c += kWarp * kCount) {
         float weight[kCount], y[kWarpPairs][kCount];
-        load_run(w + c, R - c, wide, weight);
+        load_run(w + c, weight);
 #pragma unroll
         for (int j = 0; j < kWarpPairs; ++j) {
             float q[kCount];
-            load_run(keys + rows[j].token * R + c, R - c, wide, y[j]);
-            load_run(query + rows[j].operation * R + c, R - c, wide, q);
+            load_run(keys + rows[j].token * R + c, y[j]);
+            load_run(query + rows[j].operation * R + c, q);
 #pragma unroll
             for (int i = 0; i < kCount; ++i) y[j][i] *= q[i];
         }
         activate_all(y, pairs.activation);
 #pragma unroll
         for (int j = 0; j < kWarpPairs; ++j) {
-            drop_run(draw, (first + j) * R + c, y[j]);
+            drop_run(draw, first + j, c, y[j]);
 #pragma unroll
             for (int i = 0; i < kCount; ++i) sum[j] += y[j][i] * weight[i];
         }
@@ -64,20 +63,18 @@ __device__ void simple_backward_item(const SimplePairs& pairs, const float* ds, 
     const TokenTile tile(item, pairs.N);
     const T* keys = static_cast<const T*>(pairs.keys) + (tile.b * pairs.N + tile.n) * pairs.R;
     const T *query = static_cast<const T*>(pairs.query), *w = static_cast<const T*>(pairs.w);
-    const bool wide = is_wide<T>(pairs.keys, pairs.R) && is_wide<T>(query, pairs.R) && is_wide<T>(w, pairs.R) &&
-                      is_wide<T>(d_keys, pairs.R);
     const int64_t R = pairs.R, c = start + lane_index() * 4;
     float key[kThreadTokens][4] = {}, d_key[kThreadTokens][4] = {}, weight[4], d_w[4] = {};
-    unpack_quad<T>(load_quad(w, c, R, wide), weight);
+    unpack_quad<T>(load_quad(w, c, R), weight);
 #pragma unroll
     for (int j = 0; j < kThreadTokens; ++j) {
-        if (tile.n + j < pairs.N) unpack_quad<T>(load_quad(keys + j * R, c, R, wide), key[j]);
+        if (tile.n + j < pairs.N) unpack_quad<T>(load_quad(keys + j * R, c, R), key[j]);
     }
     for (int64_t k = 0; k < pairs.K; ++k) {
         const int64_t operation = tile.b * pairs.K + k;
         const Draw draw = draw_of(pairs.product);  // anew: the keys of all rounds would stay in registers
         float q[4], d_query[4] = {};
-        unpack_quad<T>(load_quad(query + operation * R, c, R, wide), q);
+        unpack_quad<T>(load_quad(query + operation * R, c, R), q);
 #pragma unroll
         for (int j = 0; j < kThreadTokens; ++j) {
             if (tile.n + j >= pairs.N) continue;
@@ -86,7 +83,7 @@ __device__ void simple_backward_item(const SimplePairs& pairs, const float* ds, 
 #pragma unroll
             for (int i = 0; i < 4; ++i) y[i] = q[i] * key[j][i], grad[i] = ds[pair];
             activate_with_slopes(y, slopes, pairs.activation);
-            drop_run(draw, pair * R + c, grad);
+            drop_run(draw, pair, c, grad);
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
                 const float gated = grad[i] * weight[i] * slopes[i];
@@ -107,7 +104,7 @@ __device__ void simple_backward_item(const SimplePairs& pairs, const float* ds, 
 #pragma unroll
     for (int j = 0; j < kThreadTokens; ++j) {
         if (tile.n + j >= pairs.N) continue;
-        store_quad<T>(d_keys + (tile.b * pairs.N + tile.n + j) * R, c, R, wide, d_key[j]);
+        store_quad<T>(d_keys + (tile.b * pairs.N + tile.n + j) * R, c, R, d_key[j]);
     }
 }
 

@@ -107,8 +107,7 @@ class Planner {
     // `weight` with rows of `stride` elements, of which the piece's columns begin at `first`.
     Piece piece(const void* x, int64_t stride, const Layer& layer, int64_t first = 0) const {
         const T* weight = columns_from(layer.weight, first);
-        const bool wide = is_wide<T>(x, s_.D) && is_wide<T>(weight, stride);
-        return {x, 0, {nullptr, nullptr}, weight, stride, layer.bias, static_cast<int>(s_.D), wide};
+        return {x, 0, {nullptr, nullptr}, weight, stride, layer.bias, static_cast<int>(s_.D)};
     }
     Piece states(const void* memory, const Layer& layer) const {
         Piece result = piece(memory, s_.D, layer);
@@ -124,7 +123,6 @@ class Planner {
     Linear joined(Piece a, Piece b, void* out) const {
         for (Piece* part : {&a, &b}) part->stride = 2 * s_.D;
         b.weight = columns_from(b.weight, s_.D), b.bias = nullptr;
-        for (Piece* part : {&a, &b}) part->wide = is_wide<T>(part->x, s_.D) && is_wide<T>(part->weight, part->stride);
         Linear result = linear(a, s_.D, out);
         result.pieces = 2, result.piece[1] = b;
         return result;
@@ -132,7 +130,7 @@ class Planner {
     // V Σ_j a_kj state_j + S current, to the memory after this step.
     Linear composed(const void* current, void* memory, const Layer& value, const Layer& skip) const {
         Piece mixed = piece(current, s_.D, value);
-        mixed.x = nullptr, mixed.mixed = {current, memory}, mixed.wide = mixed.wide && is_wide<T>(memory, s_.D);
+        mixed.x = nullptr, mixed.mixed = {current, memory};
         Linear result = linear(piece(current, s_.D, skip), s_.D, static_cast<T*>(memory) + states_);
         result.pieces = 2, result.piece[1] = mixed, result.mixed = true, result.out_advance = states_;
         return result;
@@ -175,11 +173,6 @@ Plan plan_of(const Steps& s) {
     plan.pairs = {s.B, s.K, s.N, s.R, s.execution, {}, s.v, s.u, plan.g, plan.l, s.c1a, s.c2, s.c2_bias, s.w};
     plan.pool = pool_args<T>({s.B, s.K, s.N, s.D, s.visual, {}}, s.logits, s.visual_mask, plan.pooled,
                              s.attention_visual, multiprocessors());
-    plan.wide = true;
-    for (const void* data : {s.language, s.language_keys, s.visual, static_cast<const void*>(s.operations),
-                             static_cast<const void*>(s.results), static_cast<const void*>(s.scratch)}) {
-        plan.wide = plan.wide && is_wide<T>(data, s.D);
-    }
     return plan;
 }
 

@@ -54,7 +54,6 @@ struct Plan {
     void *h, *z, *z_updating, *o, *q, *keys, *pooled, *rho, *e;
     void* key_memory;  // (T, B, K, D): the keys of O before each step
     void *gz, *g, *l;  // (B, K, R)
-    bool wide;         // rows of D elements have 16-byte runs, in every tensor
 };
 
 // Warps side by side along the width where a block sums tokens.
@@ -73,9 +72,9 @@ __device__ void formation_step(const Plan& p, int64_t step, int64_t item, const 
     const int64_t tiles = column_tiles<T>(s.D, kFormationAcross), tile = item % tiles;
     const Group group = group_of(item / tiles, s.K);
     const int64_t copy = s.per_step ? step : 0, row0 = group.b * s.K + group.first;
-    const Rows<T> hidden = rows_of<T>(p.h, row0, s.D, p.wide);
-    const Rows<T> keys = rows_of<T>(s.language_keys, (copy * s.B + group.b) * s.L, s.D, p.wide);
-    const Rows<T> tokens = rows_of<T>(s.language, group.b * s.L, s.D, p.wide);
+    const Rows<T> hidden = rows_of<T>(p.h, row0, s.D);
+    const Rows<T> keys = rows_of<T>(s.language_keys, (copy * s.B + group.b) * s.L, s.D);
+    const Rows<T> tokens = rows_of<T>(s.language, group.b * s.L, s.D);
     const T* bias = static_cast<const T*>(s.language_bias) + (copy * s.B + group.b) * s.L;
     const uint8_t* mask = s.language_mask == nullptr ? nullptr : s.language_mask + group.b * s.L;
     products<T, 1>(
@@ -96,11 +95,11 @@ __device__ void formation_step(const Plan& p, int64_t step, int64_t item, const 
         [&](int o, int64_t j) { return shared.rows[o * kSharedRow + j]; },
         [&](int o, int64_t d, const float (&x)[kRun<T>]) {
             const int64_t at = (row0 + o) * s.D + d;
-            store_run<T>(static_cast<T*>(p.z) + at, s.D - d, p.wide, x);
+            store_run<T>(static_cast<T*>(p.z) + at, x);
             float y[kRun<T>];
 #pragma unroll
             for (int i = 0; i < kRun<T>; ++i) y[i] = activate(x[i], s.operation);
-            store_run<T>(static_cast<T*>(p.z_updating) + at, s.D - d, p.wide, y);
+            store_run<T>(static_cast<T*>(p.z_updating) + at, y);
         });
 }
 
@@ -120,10 +119,9 @@ struct WindowRows {
     const States& states;
     const Mixture& m;
     int64_t b, D;
-    bool wide;
 
     __device__ uint4 load(int64_t j, int64_t d) const {
-        return load_raw(state_at<T>(states, m, D, b, static_cast<int>(j / m.ops), j % m.ops) + d, D - d, wide);
+        return load_raw(state_at<T>(states, m, D, b, static_cast<int>(j / m.ops), j % m.ops) + d);
     }
     __device__ void open(int64_t, int64_t, const uint4& raw, float (&x)[kRun<T>]) const { unpack_run<T>(raw, x); }
 };
@@ -137,10 +135,10 @@ __device__ void compare_step(const Plan& p, int64_t step, int64_t item, const Gr
     const int64_t row0 = group.b * s.K + group.first, columns = m.blocks * s.K;
     const bool projected = s.Ko.weight != nullptr;
     const States keys{projected ? p.keys : p.o, projected ? p.key_memory : s.operations};
-    const Rows<T> query = rows_of<T>(p.q, row0, s.D, p.wide);
+    const Rows<T> query = rows_of<T>(p.q, row0, s.D);
     products<T, 1>(
         group.count, 0, columns, s.D, shared.left, [&](int, int o, int64_t d, float (&x)[kRun<T>]) { query(o, d, x); },
-        [&](int) { return WindowRows<T>{keys, m, group.b, s.D, p.wide}; },
+        [&](int) { return WindowRows<T>{keys, m, group.b, s.D}; },
         [&](int o, int64_t j, float logit) {
             if (s.mask_self && j == group.first + o) logit += static_cast<float>(kMaskBias);
             shared.rows[o * kSharedRow + j] = logit;

@@ -8,7 +8,7 @@
 
 namespace iprm::cuda::binding {
 
-// The tensors of `steps` that are shared by the batch, in the order in which the op takes them.
+// The tensors of `steps` that are shared by the batch, in the order in which the op takes them, padded.
 class StepWeights {
   public:
     StepWeights(const std::vector<Tensor>& weights, int64_t D, int64_t R, const at::TensorOptions& options)
@@ -16,10 +16,10 @@ class StepWeights {
         TORCH_CHECK_VALUE(weights.size() == kCount || weights.size() == kCount + 2, "weights: expected ", kCount,
                           " tensors, or ", kCount + 2, " with Ko, got ", weights.size());
         layer(s.F1, "F1", D, D), layer(s.We, "We", R, D), layer(s.Wz, "Wz", R, D), layer(s.Wq, "Wq", R, D);
-        layer(s.Wv, "Wv", D, D), layer(s.Uo, "Uo", D, 2 * D), layer(s.Ur, "Ur", D, 2 * D), layer(s.Qo, "Qo", D, D);
+        layer(s.Wv, "Wv", D, D), layer(s.Uo, "Uo", D, D, 2), layer(s.Ur, "Ur", D, D, 2), layer(s.Qo, "Qo", D, D);
         layer(s.Vo, "Vo", D, D), layer(s.Vr, "Vr", D, D), layer(s.So, "So", D, D), layer(s.Sr, "Sr", D, D);
-        next(s.c1a, "C1a", {R, R}), next(s.c2, "C2", {R, R}), next(s.c2_bias, "c2", {R}), next(s.w, "w", {R});
-        next(s.c, "c", {D});
+        s.c1a = keep(padded(next("C1a", {R, R}), 2)), s.c2 = keep(padded(next("C2", {R, R}), 2));
+        s.c2_bias = vector("c2", R), s.w = vector("w", R), s.c = vector("c", D);
         if (weights.size() > kCount) layer(s.Ko, "Ko", D, D);
     }
 
@@ -28,14 +28,20 @@ class StepWeights {
   private:
     static constexpr size_t kCount = 29;
 
-    void next(const void*& data, const char* name, at::IntArrayRef shape) {
+    const Tensor& next(const char* name, at::IntArrayRef shape) {
         expect(weights_[kept_.size()], name, shape, options_);
-        kept_.push_back(contiguous(weights_[kept_.size()]));
-        data = in(kept_.back());
+        return weights_[kept_.size()];
     }
-    void layer(Layer& layer, const char* name, int64_t outputs, int64_t inputs) {
-        next(layer.weight, name, {outputs, inputs});
-        next(layer.bias, name, {outputs});
+    const void* keep(const Tensor& tensor) {
+        kept_.push_back(tensor);
+        return in(tensor);
+    }
+    const void* vector(const char* name, int64_t size) { return keep(padded(next(name, {size}))); }
+    // Of `pieces` joined inputs, each of which is padded.
+    void layer(Layer& layer, const char* name, int64_t outputs, int64_t inputs, int64_t pieces = 1) {
+        const Tensor weight = next(name, {outputs, pieces * inputs}).reshape({outputs, pieces, inputs});
+        layer.weight = keep(padded(padded(weight).flatten(1), 2));
+        layer.bias = vector(name, outputs);
     }
 
     const std::vector<Tensor>& weights_;
@@ -75,20 +81,21 @@ inline std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> steps(
 
     StepWeights held(weights, D, R, O.options());
     Steps& s = held.s;
-    s.B = B, s.K = K, s.L = L, s.N = N, s.D = D, s.R = R, s.T = T, s.W = static_cast<int>(window);
+    const Tensor tokens = padded(language), keys = padded(language_keys), bias = contiguous(language_bias);
+    const Tensor looked_at = padded(visual), v_rows = padded(v), u_rows = padded(u);
+    s.B = B, s.K = K, s.L = L, s.N = N, s.T = T, s.W = static_cast<int>(window);
+    s.D = tokens.size(2), s.R = v_rows.size(2);
     s.mask_self = mask_self, s.per_step = per_step;
     s.formation = parse_activation(activations[0]), s.execution = parse_activation(activations[1]);
     s.operation = parse_activation(activations[2]), s.result = parse_activation(activations[3]);
-    const Tensor tokens = contiguous(language), keys = contiguous(language_keys), bias = contiguous(language_bias);
-    const Tensor looked_at = contiguous(visual), v_rows = contiguous(v), u_rows = contiguous(u);
     const OptionalTensor keep_language = contiguous(language_mask), keep_visual = contiguous(visual_mask);
     s.language = in(tokens), s.language_keys = in(keys), s.language_bias = in(bias);
     s.visual = in(looked_at), s.v = in(v_rows), s.u = in(u_rows);
     s.language_mask = bytes_in(keep_language), s.visual_mask = bytes_in(keep_visual);
 
-    const Tensor operations = at::empty({T + 1, B, K, D}, O.options()), results = allocate_like(operations);
-    operations.select(0, 0).copy_(O);
-    results.select(0, 0).copy_(E);
+    const Tensor operations = at::empty({T + 1, B, K, s.D}, O.options()), results = allocate_like(operations);
+    operations.select(0, 0).copy_(padded(O));
+    results.select(0, 0).copy_(padded(E));
     const Tensor a_language = at::empty({T, B, K, L}, floats(O)), a_visual = at::empty({T, B, K, N}, floats(O));
     const Tensor a_operations = at::empty({T, B, K, columns}, floats(O));
     const Tensor scratch = at::empty({steps_scratch(s)}, O.options()), logits = at::empty({B, K, N}, floats(O));
@@ -98,7 +105,7 @@ inline std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> steps(
     s.attention_operations = floats_out(a_operations), s.logits = floats_out(logits);
     s.barrier = static_cast<unsigned*>(out(barrier));
     call.check(cuda::steps(call.launch, s));
-    return {operations, results, a_language, a_visual, a_operations};
+    return {cut(operations, D), cut(results, D), a_language, a_visual, a_operations};
 }
 
 }  // namespace iprm::cuda::binding

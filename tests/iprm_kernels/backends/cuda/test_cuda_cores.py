@@ -6,6 +6,7 @@ from functools import partial
 
 import oracle
 import pytest
+import test_composition
 import test_execution
 import test_formation
 import torch
@@ -24,6 +25,8 @@ from device_cores import (  # noqa: F401
 )
 
 import iprm_kernels
+from iprm_kernels.activations import ACTIVATIONS
+from iprm_kernels.testing import map_tensors
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 
@@ -46,6 +49,43 @@ def test_wide_rows(dtype, on):
         core, want, make = test_execution.CORES["full"]
         options = test_execution.options(1, 9, True, True)
         compare(on(core), want, partial(make, 1, 2, 9, R, 264), dtype, "cuda", **options)
+
+
+PADDED = {
+    "formation": (iprm_kernels.formation, oracle.formation, partial(test_formation.make, 2, 3, 5, 13)),
+    "composition": (iprm_kernels.composition, oracle.composition, partial(test_composition.make, 2, 3, 13, 2)),
+    **{name: (core, want, partial(make, 2, 3, 9, 19, 13)) for name, (core, want, make) in test_execution.CORES.items()},
+}
+RATES = {"formation": {"p_attention": 0.3}, "composition": {"p_product": 0.1, "p_value": 0.2, "p_attention": 0.3}}
+
+
+def at_an_odd_place(tensor):
+    """The same values, from the second element of a memory on, so that no row begins at a multiple of 16 bytes."""
+    return torch.cat([tensor.new_zeros(1), tensor.flatten()])[1:].view(tensor.shape)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("core", PADDED)
+def test_rows_begin_and_end_anywhere(core, dtype, on):
+    """Kernels read whole runs of 16 bytes: others are padded, and a mask counts the columns without their padding."""
+    found, want, make = PADDED[core]
+    names = list(make())
+    options = {"seed": torch.tensor([SEED]), "step": 3, **RATES.get(core, {"p_product": 0.2, "p_attention": 0.3})}
+
+    def shifted(*, seed, **arguments):
+        inputs = {name: arguments.pop(name) for name in names}
+        return found(**map_tensors(at_an_odd_place, inputs), seed=seed, **arguments)
+
+    compare(on(shifted), want, make, dtype, "cuda", **options)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("kind", test_execution.CORES)
+def test_padding_under_every_activation(kind, activation, on):
+    """φ(0) is not 0 for all."""
+    core, want, make = test_execution.CORES[kind]
+    options = test_execution.options(2, 9, True, True)
+    compare(on(core), want, partial(make, 2, 3, 9, 19, 13), torch.float32, "cuda", activation=activation, **options)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

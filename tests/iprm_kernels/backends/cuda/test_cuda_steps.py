@@ -34,6 +34,8 @@ OPTIONS = [
     {"op_init": "language", "result_init": "visual", "readout": "mean"},
     {"op_activation": "tanh", "result_activation": "gelu", "formation_activation": "relu"},
     {"execution_activation": "sigmoid", "formation_activation": "identity", "op_activation": "elu"},
+    # Rows that are padded, where φ(0) is not 0.
+    {"dim": 18, **dict.fromkeys((f"{of}_activation" for of in ("formation", "execution", "op", "result")), "sigmoid")},
 ]
 NOT_SERVED = [
     {"execution": "simple"},
