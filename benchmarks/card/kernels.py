@@ -186,7 +186,7 @@ def measured(name: str, s: roofline.Sizes, device: str, backend: str) -> dict:
     found = {"pass": name, "backend": backend, "sizes": asdict(s), "whole": whole, "floor": None, "predicted": None}
     card = card_of(torch.cuda.get_device_name()) if device != "cpu" else None
     if card:
-        count = roofline.PASSES[name](s)
+        count = roofline.PASSES[name](replace(s, multiprocessors=card.multiprocessors))
         found["floor"] = count.floor(card, s.dtype)
         if backend == "triton":
             found["predicted"] = roofline.predicted(count.ours, card, s.dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
 import benchmarks.roofline
 from benchmarks.roofline import machine, module
@@ -76,7 +77,7 @@ def whole(card: Card, s: Sizes, T: int) -> list[str]:
 def table(card: Card, sizes: list[Sizes], T: int, detail: bool) -> list[str]:
     """Lines for one card: a row for each number of operations and pass, and the whole module."""
     lines = head(card, sizes[0])
-    for s in sizes:
+    for s in (replace(s, multiprocessors=card.multiprocessors) for s in sizes):
         for name in PASSES:
             lines.append(row(name, s, card))
             lines += details(PASSES[name](s).ours, card, s.dtype) if detail else []

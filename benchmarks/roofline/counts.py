@@ -238,7 +238,7 @@ def execution_backward(s: Sizes) -> Count:
         Launch("chain_backward", 2 * product, 3 * pair + 2 * keys + 2 * small, times, Work("chain_backward", s, s.N)),
         Launch("weights", product, 2 * pair + 3 * small + again, times, Work("weights", s, s.N)),
         Launch("weights", product, pair + keys + 3 * small + again, times, Work("weights", s, s.N, "tokens")),
-        Launch("add_parts", 0, 2 * parts + 6 * small + tiles, 6),  # dC1a, dC2, dg, dl, dc2 and dw
+        Launch("add_parts", 0, 2 * parts + 6 * small + tiles, 4),  # dC1a and dC2, dg and dl, dc2, dw
         Launch("zeros for the parts of dw", 0, tiles),
         Launch("dC1a, transposed", 0, weights / 2),
     ]

@@ -16,7 +16,8 @@ from iprm_kernels.backends.triton.configs import cdiv
 
 @dataclass(frozen=True)
 class Sizes:
-    """One step at one size, letters as in the mechanism; with the default dropout, or without."""
+    """One step at one size, letters as in the mechanism; with the default dropout, or without; on a card of so many
+    multiprocessors."""
 
     B: int = 64
     K: int = 6
@@ -27,6 +28,7 @@ class Sizes:
     W: int = 2
     dtype: str = "bfloat16"
     dropout: bool = False
+    multiprocessors: int = configs.MULTIPROCESSORS
 
     @property
     def R(self) -> int:
@@ -58,7 +60,7 @@ def chunks(s: Sizes) -> int:
 
 def shares(s: Sizes) -> tuple[int, int]:
     """How many operations a program of `weights` adds up, and how many programs share a block of the weight."""
-    return configs.weight_shares(cdiv(s.B, chunks(s)) * s.K, s.R, s.torch_dtype)
+    return configs.weight_shares(cdiv(s.B, chunks(s)) * s.K, s.R, s.torch_dtype, s.multiprocessors)
 
 
 class Code(NamedTuple):
@@ -202,8 +204,9 @@ class Work:
             again = (cdiv(s.R, b["BC"]) if b["BR"] else 1) * (2 if k == "chain_backward" else 1.25)
             return s.width * programs * (2 * s.R * s.R + rows * (again + others))
         if k == "weights":
-            read = shares(s)[0] * self.N * (b["BM"] + b["BD"]) * s.width
-            return programs * (read + b["BM"] * b["BD"] * (4 + shares(s)[0] * s.width))
+            each = shares(s)[0]
+            read = each * self.N * (b["BM"] + b["BD"]) * s.width
+            return programs * (read + b["BM"] * b["BD"] * (4 + (1 if b["HELD"] else each) * s.width))
         if k == "products":
             return programs * (b["BN"] + b["BK"]) * s.D * s.width + 4 * s.B * s.K * self.N
         if k in ("pool", "d_query"):

@@ -22,6 +22,7 @@ class Card(NamedTuple):
 
     capability: tuple[int, int]
     shared: int  # bytes of shared memory that a block may ask for
+    multiprocessors: int
     amd: str | None = None  # AMD's name of the architecture
 
     @property
@@ -51,7 +52,7 @@ def shared_memory(architecture: Architecture) -> int:
 def _card(index: int) -> Card:
     properties = torch.cuda.get_device_properties(index)
     name = properties.gcnArchName.partition(":")[0] if torch.version.hip else None  # gfx942:sramecc+:xnack-
-    found = Card((properties.major, properties.minor), 0, name)
+    found = Card((properties.major, properties.minor), 0, properties.multi_processor_count, name)
     shared = getattr(properties, "shared_memory_per_block_optin", None)  # not every version of torch tells
     return found._replace(shared=shared or shared_memory(found.architecture))
 

@@ -42,7 +42,7 @@ def put(monkeypatch):
 
     def put(capability, triton=(3, 8)):
         monkeypatch.setattr(devices, "obstacle", lambda device: None)
-        monkeypatch.setattr(devices, "card", lambda device: devices.Card(capability, 1024 * SHARED[capability]))
+        monkeypatch.setattr(devices, "card", lambda device: devices.Card(capability, 1024 * SHARED[capability], 132))
         monkeypatch.setattr(cuda, "load", lambda: (cuda_figures.Extension, None))
         monkeypatch.setattr(triton_ops, "_missing", lambda: None)
         monkeypatch.setattr(triton_ops, "version", lambda: triton)
@@ -156,7 +156,7 @@ def rocm(monkeypatch, put):
         monkeypatch.setattr(torch.version, "hip", "6.4")
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "AMD Instinct")
-        properties = SimpleNamespace(major=9, minor=4, gcnArchName=name)
+        properties = SimpleNamespace(major=9, minor=4, multi_processor_count=304, gcnArchName=name)
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
 
     devices._card.cache_clear()
@@ -379,8 +379,9 @@ def test_info_says_why_not(put):
 def test_a_card_is_read_from_torch(tells, monkeypatch):
     """By the table where torch does not tell the shared memory."""
     told = {"shared_memory_per_block_optin": 1000} if tells else {}
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(major=8, minor=9, **told))
+    properties = SimpleNamespace(major=8, minor=9, multi_processor_count=128, **told)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
     devices._card.cache_clear()
-    assert devices.card(GPU) == devices.Card((8, 9), 1000 if tells else 99 * 1024)
+    assert devices.card(GPU) == devices.Card((8, 9), 1000 if tells else 99 * 1024, 128)
     assert devices.card(GPU).architecture == 89
     devices._card.cache_clear()

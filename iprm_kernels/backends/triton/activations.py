@@ -37,21 +37,37 @@ def activate(x, NAME: tl.constexpr):
 
 
 @triton.jit
-def slope(x, NAME: tl.constexpr):
-    """dφ/dx as a function of x."""
+def kept(x, NAME: tl.constexpr):
+    """What is kept of x for `value` and `slope`: φ(x), from which the slope follows; but of GELU x itself."""
+    if NAME == "gelu":
+        return x
+    else:
+        return activate(x, NAME)
+
+
+@triton.jit
+def value(y, NAME: tl.constexpr):
+    """φ(x) from what is kept."""
+    if NAME == "gelu":
+        return activate(y, NAME)
+    else:
+        return y
+
+
+@triton.jit
+def slope(y, NAME: tl.constexpr):
+    """dφ/dx from what is kept."""
     if NAME == "tanh":
-        t = _tanh(x)
-        return 1.0 - t * t
+        return 1.0 - y * y
     elif NAME == "elu":
-        return tl.exp(tl.minimum(x, 0.0))
+        return tl.where(y > 0, 1.0, 1.0 + y)
     elif NAME == "relu":
-        return tl.where(x > 0, 1.0, 0.0)
+        return tl.where(y > 0, 1.0, 0.0)
     elif NAME == "gelu":
-        cdf = 0.5 * (1.0 + tl.erf(x * 0.7071067811865476))
-        return cdf + x * tl.exp(-0.5 * x * x) * 0.3989422804014327
+        cdf = 0.5 * (1.0 + tl.erf(y * 0.7071067811865476))
+        return cdf + y * tl.exp(-0.5 * y * y) * 0.3989422804014327
     elif NAME == "sigmoid":
-        y = _sigmoid(x)
         return y * (1.0 - y)
     else:
         tl.static_assert(NAME == "identity", "unknown activation")
-        return x * 0.0 + 1.0
+        return y * 0.0 + 1.0

@@ -72,7 +72,7 @@ MOST_SPILLED = 0.5
 """Of the bytes that a program reads in its loops, what its spills may move. For a chain of R = 256 in 16 bits, which
 reads both weights, that is 128 KiB: 1024 cycles of the first cache beside 8192 of an H100's tensor cores, less than a
 tile of half the pairs would cost."""
-TOKENS, EACH = 196, 6
+TOKENS, EACH = 196, 12
 """Tokens, and operations of one program of `weights`, at which reads and turns are counted."""
 WEIGHED_FROM = (3, 8)
 """The Triton that the lists are made with, and weighed with any later. Older ones spill more, and in other kernels."""

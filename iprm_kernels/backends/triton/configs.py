@@ -27,7 +27,7 @@ ARCHITECTURES = (80, 86, 89, 90, 100, 120, "gfx942", "gfx950")
 SMALL = 86
 """The family of cards with 99 KB of shared memory a block."""
 CHAINS = ("logits", "recompute", "chain_backward")
-FIRST_HALVES = {"logits": "pre", "recompute": "pre", "chain_backward": "d_pre"}
+FIRST_HALVES = {"logits": "hidden", "recompute": "hidden", "chain_backward": "d_pre"}
 """What makes the middle of a chain whose sums are held in blocks of columns."""
 SUMS = (*CHAINS, "weights")
 """The kernels over pairs whose programs hold a sum of BD columns."""
@@ -87,9 +87,8 @@ GROUPED = 16
 """Operations of a token in one tile of the backward chain; of more each 16 leave a part of the sums over them."""
 WEIGHT_COLUMNS = {2: 128, 4: 64}
 """Columns of a weight whose gradient a program holds: fixed, for each block leaves its part of the gate's."""
-WEIGHT_PROGRAMS = 256
-"""About how many programs share a weight's gradient: two for each multiprocessor of an H100, and so many parts, which
-are then summed, that they stay in the second-level cache."""
+MULTIPROCESSORS = 132
+"""Of the card where there is none to ask: an H100's."""
 
 # by width R rounded up to 128, 256, 512 or 1024
 _FLOAT = {
@@ -209,11 +208,13 @@ def group(K: int) -> int:
     return power_of_2(grouped(K) + 1) // 2
 
 
-def weight_shares(operations: int, R: int, dtype: torch.dtype) -> tuple[int, int]:
+def weight_shares(
+    operations: int, R: int, dtype: torch.dtype, multiprocessors: int = MULTIPROCESSORS
+) -> tuple[int, int]:
     """How many of so many operations a program of `weights` adds up, and how many programs share a block of the
-    weight."""
+    weight: one for each multiprocessor in all, which holds no more, for every one leaves a part to be summed."""
     blocks = cdiv(R, columns("weights", R, dtype))
-    each = cdiv(operations, max(1, WEIGHT_PROGRAMS // blocks**2))
+    each = cdiv(operations, max(1, multiprocessors // blocks**2))
     return each, cdiv(operations, each)
 
 
@@ -310,8 +311,9 @@ _ATTENTION = {
     "d_tokens": {2: [(64, 64, 4, 2), (64, 128, 4, 3)], 4: [(32, 64, 4, 3), (32, 32, 4, 3)]},
     "d_query": {2: [(64, 64, 4, 3), (32, 128, 4, 3)], 4: [(32, 64, 4, 3), (32, 32, 4, 3)]},
 }
-# (BM, BN, warps, stages) of the weights' gradients
-_WEIGHTS = {2: [(128, 32, 8, 3), (64, 64, 8, 3)], 4: [(64, 32, 8, 2)]}
+# (BM, BN, HELD, warps, stages) of the weights' gradients; in 16 bits by family too, where there is room to hold more
+_WEIGHTS = {2: [(128, 32, 0, 8, 3), (64, 64, 1, 8, 3)], 4: [(64, 32, 0, 8, 2)]}
+_WEIGHTS_OF = {90: [(128, 32, 1, 8, 3), (64, 64, 1, 8, 3)], 100: [(64, 64, 1, 8, 3)]}
 # (columns, warps) of the elementwise kernels, which are as wide for every dtype: they compute in float32
 _COLUMNS = {
     "simple_logits": [(64, 4), (32, 4)],
@@ -368,12 +370,12 @@ def weights_entries(architecture: devices.Architecture | None, dtype: torch.dtyp
     """Those of the weights' gradients. A warp has 16 by 8 of one at least, of AMD's 32 by 32."""
     found, amd = [], isinstance(architecture, str)
     lists = _WEIGHTS[dtype.itemsize]
-    if isinstance(architecture, int) and family(architecture) == 100:
-        lists = lists[-1:]  # the other spills
-    for BM, BN, warps, stages in lists:
+    if isinstance(architecture, int) and dtype.itemsize == 2:
+        lists = _WEIGHTS_OF.get(family(architecture), lists)
+    for BM, BN, held, warps, stages in lists:
         rows = cut(BM, R)
         warps = min(warps, max(1, rows * columns("weights", R, dtype) // (32 * 32 if amd else 16 * 8)))
-        found.append(Entry((("BM", rows), ("BN", cut(BN, N))), warps, stages))
+        found.append(Entry((("BM", rows), ("BN", cut(BN, N)), ("HELD", held)), warps, stages))
     return tuple(dict.fromkeys(found))
 
 

@@ -3,15 +3,16 @@
 Backward of execution = "full". With π = h ⊙ l, of which s = w · drop(φ(π)), and x = g ⊙ v, the gradients of the
 weights and of what gates their rows are sums over one product Q_k = Σ_n leftᵀ right of each operation,
 
-    dC2 = Σ_k l_k ⊙ Q_k ,   dl_k = Σ_c C2 ⊙ Q_k + ...        Q_k = Σ_n dπ_knᵀ φ(pre_kn)
+    dC2 = Σ_k l_k ⊙ Q_k ,   dl_k = Σ_c C2 ⊙ Q_k + ...        Q_k = Σ_n dπ_knᵀ hidden_kn
     dC1aᵀ = Σ_k g_k ⊙ Q_k , dg_k = Σ_c C1aᵀ ⊙ Q_k            Q_k = Σ_n v_nᵀ d pre_kn
 
 so that neither h, nor dh, nor x, nor dx is ever written, and no sum over tokens is taken of them. Three buffers of
-(pairs, R) in the inputs' dtype, for some samples at a time, hold what goes from one kernel to the next:
+(pairs, R) in the inputs' dtype, for some samples at a time, hold what goes from one kernel to the next; hidden is
+φ(pre), from which φ' follows too, and for GELU pre:
 
-    recompute          writes pre and dπ; parts of dw                     2 products   2 R elements a pair
-    chain_backward     dπ, pre -> d pre; dv = Σ_k g ⊙ dx, du              2            3 R
-    weights, of C2     dπ, pre; dC2, dl, dc2                              1            2 R
+    recompute          writes hidden and dπ; parts of dw                  2 products   2 R elements a pair
+    chain_backward     dπ, hidden -> d pre; dv = Σ_k g ⊙ dx, du           2            3 R
+    weights, of C2     dπ, hidden; dC2, dl, dc2                           1            2 R
     weights, of C1a    d pre; dC1a, dg                                    1            1 R
 
 Six products of 2 R² operations a pair, which is the floor with recomputation, and 8 R elements moved a pair, through
@@ -19,7 +20,7 @@ buffers of BUFFER_BYTES in all. R = 256, bfloat16: 1.5 KB of buffer a pair, henc
 sample is never cut, so the bound is max(BUFFER_BYTES, 3·K·N·R elements).
 
 Over their widest R (`configs.WIDEST`) `recompute`, `chain_backward` and the forward's `logits` hold blocks of columns
-and go over pairs twice: a kernel of its own first writes pre, or d pre, to its buffer.
+and go over pairs twice: a kernel of its own first writes hidden, or d pre, to its buffer.
 
 Every sum has a fixed order: within a program, then over the programs' parts, in a launch of its own (`sums.py`). There
 are no atomics.
@@ -44,6 +45,7 @@ from iprm_kernels.backends.triton.launch import (
     contiguous,
     draws_of,
     launch,
+    multiprocessors_of,
     over_pairs,
     over_tokens,
     precision,
@@ -75,24 +77,25 @@ def execution(
     if logits.numel():
         fused = is_fused("logits", R, v.dtype)
         parts = [slice(0, B)] if fused else chunks(B, K * N * R * v.element_size())
-        pre = None if fused else v.new_empty(parts[0].stop * K * N, R)
+        hidden = None if fused else v.new_empty(parts[0].stop * K * N, R)
         for s in parts:
-            pair_logits((v[s], u[s], g[s], l[s], C1a, C2, c2, w), pre, logits[s], s.start * K * N, product, activation)
+            inputs = v[s], u[s], g[s], l[s], C1a, C2, c2, w
+            pair_logits(inputs, hidden, logits[s], s.start * K * N, product, activation)
     return attention.pool(logits, tokens, bytes_of(mask), attention_drop)
 
 
 def pair_logits(
-    inputs: Sequence[Tensor], pre: Tensor | None, logits: Tensor, first: int, product: Draws, activation: str
+    inputs: Sequence[Tensor], hidden: Tensor | None, logits: Tensor, first: int, product: Draws, activation: str
 ) -> None:  # fmt: skip
-    """The logits of some samples; `pre` is a buffer, where the width needs one."""
+    """The logits of some samples; `hidden` is a buffer, where the width needs one."""
     v, u, g, _, C1a, _, _, _ = inputs
     sizes = {"pairs": logits.numel(), "N": v.shape[1], "K": g.shape[1], "R": g.shape[2]}
     blocks = cdiv(g.shape[2], configs.columns("logits", g.shape[2], v.dtype))
-    parts = logits if pre is None else floats(v, blocks, *logits.shape)
-    if pre is not None:
-        over_pairs("pre", v, u, g, C1a, pre, **sizes)
-    over_pairs("logits", *inputs, pre, parts, *product, first, ACTIVATION=activation, DROP=product.on, **sizes)
-    if pre is not None:
+    parts = logits if hidden is None else floats(v, blocks, *logits.shape)
+    if hidden is not None:
+        over_pairs("hidden", v, u, g, C1a, hidden, ACTIVATION=activation, **sizes)
+    over_pairs("logits", *inputs, hidden, parts, *product, first, ACTIVATION=activation, DROP=product.on, **sizes)
+    if hidden is not None:
         add_parts(parts, logits)
 
 
@@ -118,7 +121,7 @@ def execution_backward(
         return *map(torch.zeros_like, (v, u, g, l, C1a, C2, c2, w)), d_tokens
     (B, K, R), N = g.shape, v.shape[1]
     parts = chunks(B, 3 * K * N * R * v.element_size())
-    buffers = [v.new_empty(parts[0].stop * K * N, R) for _ in range(3)]  # pre, dπ, d pre
+    buffers = [v.new_empty(parts[0].stop * K * N, R) for _ in range(3)]  # hidden, dπ, d pre
     dv, du = torch.empty_like(v), torch.empty_like(u)
     tiles = cdiv(parts[0].stop * K * N, configs.least_rows("recompute", architecture_of(v.device), v.dtype, R))
     d_w = floats(v, len(parts), tiles, R).zero_()  # larger tiles leave fewer parts
@@ -127,9 +130,11 @@ def execution_backward(
         inputs = v[s], u[s], g[s], l[s], C1a, C2, c2, w
         pair_gradients(inputs, ds[s], s.start * K * N, buffers, product, activation, (dv[s], du[s], d_w[i]), sums)
     of_C2, of_C1a = sums
-    dl, dg = (add_parts(of.gate, torch.empty_like(g)) for of in sums)
-    dC1a = add_parts(of_C1a.weight, torch.empty_like(C1a)).mT.contiguous() if needs[4] else unneeded(C1a)
-    dC2 = add_parts(of_C2.weight, torch.empty_like(C2)) if needs[5] else unneeded(C2)  # nothing but the sum is saved
+    dl, dg, dC2, turned = (torch.empty_like(t) for t in (l, g, C2, C1a))
+    add_parts(of_C2.gate, dl, also=(of_C1a.gate, dg))
+    if needs[4] or needs[5]:
+        add_parts(of_C2.weight, dC2, also=(of_C1a.weight, turned))
+    dC1a, dC2 = turned.mT.contiguous() if needs[4] else unneeded(C1a), dC2 if needs[5] else unneeded(C2)
     dc2, dw = add_parts(of_C2.bias, torch.empty_like(c2)), add_parts(d_w.flatten(0, 1), torch.empty_like(w))
     return dv, du, dg, dl, dC1a, dC2, dc2, dw, d_tokens
 
@@ -148,7 +153,7 @@ class WeightSums(NamedTuple):
         """Empty ones, for so many operations at a time."""
         R = like.shape[-1]
         blocks = cdiv(R, configs.columns("weights", R, like.dtype))
-        each, parts = configs.weight_shares(operations, R, like.dtype)
+        each, parts = configs.weight_shares(operations, R, like.dtype, multiprocessors_of(like.device))
         return cls(floats(like, parts, R, R), floats(like, parts, R), floats(like, blocks, all_operations, R), each)
 
 
@@ -160,22 +165,22 @@ def pair_gradients(
     v, u, g, l, C1a, C2, c2, _ = inputs
     dv, du, d_w = outputs
     (B, K, R), N = g.shape, v.shape[1]
-    pre, d_product, d_pre = (t[: B * K * N] for t in buffers)
+    hidden, d_product, d_pre = (t[: B * K * N] for t in buffers)
     sizes: dict[str, Any] = {"N": N, "K": K, "R": R}
     if not is_fused("recompute", R, v.dtype):
-        over_pairs("pre", v, u, g, C1a, pre, pairs=B * K * N, **sizes)
+        over_pairs("hidden", v, u, g, C1a, hidden, pairs=B * K * N, ACTIVATION=activation, **sizes)
     over_pairs(
-        "recompute", *inputs, ds, pre, d_product, d_w, *product, first, pairs=B * K * N, ACTIVATION=activation,
+        "recompute", *inputs, ds, hidden, d_product, d_w, *product, first, pairs=B * K * N, ACTIVATION=activation,
         DROP=product.on, **sizes,
     )  # fmt: skip
-    chain_backward(g, l, C1a, C2, pre, d_product, d_pre, dv, du, activation)
+    chain_backward(g, l, C1a, C2, hidden, d_product, d_pre, dv, du, activation)
     done = first // N
-    weights(d_product, pre, l, C2, c2, sums[0], done, activation, **sizes)
+    weights(d_product, hidden, l, C2, c2, sums[0], done, activation, **sizes)
     weights(v, d_pre, g, C1a, None, sums[1], done, activation, **sizes)
 
 
 def chain_backward(
-    g: Tensor, l: Tensor, C1a: Tensor, C2: Tensor, pre: Tensor, d_product: Tensor, d_pre: Tensor, dv: Tensor,
+    g: Tensor, l: Tensor, C1a: Tensor, C2: Tensor, hidden: Tensor, d_product: Tensor, d_pre: Tensor, dv: Tensor,
     du: Tensor, activation: str,
 ) -> None:  # fmt: skip
     """From dπ to d pre, and to dv and du, which are sums over the operations: of parts, where these are many."""
@@ -184,8 +189,8 @@ def chain_backward(
     sum_v, sum_u = (t if parts == 1 else floats(t, parts, B, N, R) for t in (dv, du))
     sizes: dict[str, Any] = {"tokens": B * N, "N": N, "K": K, "R": R, "ACTIVATION": activation}
     if not is_fused("chain_backward", R, dv.dtype):
-        over_tokens("d_pre", l, C2, pre, d_product, d_pre, sum_u, **sizes)
-    over_tokens("chain_backward", g, l, C1a, C2, pre, d_product, d_pre, sum_v, sum_u, **sizes)
+        over_tokens("d_pre", l, C2, hidden, d_product, d_pre, sum_u, **sizes)
+    over_tokens("chain_backward", g, l, C1a, C2, hidden, d_product, d_pre, sum_v, sum_u, **sizes)
     if parts > 1:
         add_parts(sum_v, dv)
         add_parts(sum_u, du)

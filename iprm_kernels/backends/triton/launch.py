@@ -35,7 +35,7 @@ KERNELS = {
     "d_query": attend.d_query_kernel,
     "logits": pairs.logits_kernel,
     "recompute": pairs.recompute_kernel,
-    "pre": pairs.pre_kernel,
+    "hidden": pairs.hidden_kernel,
     "d_pre": pairs.d_pre_kernel,
     "chain_backward": pairs.chain_backward_kernel,
     "weights": pairs.weights_kernel,
@@ -104,6 +104,11 @@ def architecture_of(device: torch.device) -> devices.Architecture | None:
     return devices.card(device).architecture if device.type == "cuda" else None
 
 
+def multiprocessors_of(device: torch.device) -> int:
+    """How many a device has, or the interpreter would."""
+    return devices.card(device).multiprocessors if device.type == "cuda" else configs.MULTIPROCESSORS
+
+
 def tuning() -> bool:
     """Whether configurations are timed."""
     return os.environ.get("IPRM_TRITON_AUTOTUNE", "1") != "0" and not torch.are_deterministic_algorithms_enabled()
@@ -167,12 +172,13 @@ def launch(kernel: str, grid: Grid, *args: Any, like: Tensor, **options: Any) ->
         held.hold(key, KERNELS[kernel], compiled, args, options, blocks)
 
 
-def add_parts(parts: Tensor, total: Tensor, axis: int = 0) -> Tensor:
-    """The sum over an axis of `parts`, float32, into `total` of any dtype; both contiguous."""
+def add_parts(parts: Tensor, total: Tensor, axis: int = 0, also: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    """The sum over an axis of `parts`, float32, into `total` of any dtype; both contiguous. `also`: parts and total of
+    another sum of the same sizes, made in the same launch."""
     if total.numel():
         before, count = math.prod(parts.shape[:axis]), math.prod(parts.shape[axis + 1 :])
-        grid: Grid = lambda meta: (before * cdiv(count, meta["BW"]),)  # noqa: E731
-        launch("add_parts", grid, parts, total, parts.shape[axis], count, like=total)
+        grid: Grid = lambda meta: (before * cdiv(count, meta["BW"]), 2 if also else 1)  # noqa: E731
+        launch("add_parts", grid, parts, total, *(also or (parts, total)), parts.shape[axis], count, like=total)
     return total
 
 

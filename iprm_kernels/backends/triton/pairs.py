@@ -11,7 +11,9 @@ only as a chunk (BN, BC):
     dh = dπ ⊙ l ;   for chunk c:  d pre_c = (dh C2[:, c]) ⊙ φ'(pre_c) ;  dx += d pre_c C1a[c, :]   (backward)
 
 A program holds BD columns of the second product's sum: all R, or, where that is too wide, a block of them. Then the
-middle of the chain is made once for all blocks, by `pre_kernel` and `d_pre_kernel`, and read here.
+middle of the chain is made once for all blocks, by `hidden_kernel` and `d_pre_kernel`, and read here.
+
+The backward needs φ and φ' of pre: HIDDEN holds what `activations.kept` says, φ(pre) or, for GELU, pre.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from iprm_kernels.backends.triton.activations import activate, slope
+from iprm_kernels.backends.triton.activations import activate, kept, slope, value
 from iprm_kernels.backends.triton.philox import multipliers
 from iprm_kernels.backends.triton.rounding import dot, narrow
 from iprm_kernels.backends.triton.tiles import PLAIN, load_rows, load_vector, load_weight, store_rows
@@ -69,26 +71,27 @@ def gated_product(
 
 
 @triton.jit(do_not_specialize=[*PLAIN, "N"])
-def pre_kernel(
-    V, U, G, C1a, PRE, pairs, N, K,
-    R: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr, PRECISION: tl.constexpr,
+def hidden_kernel(
+    V, U, G, C1a, HIDDEN, pairs, N, K,
+    R: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr,
+    ACTIVATION: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """C1a (g ⊙ v) + u: the first half of the chain, where h is made in blocks of columns."""
+    """φ(C1a (g ⊙ v) + u): the first half of the chain, where h is made in blocks of columns."""
     EVEN: tl.constexpr = R % BC == 0
     p, valid, operations, tokens = locate(pairs, N, K, BN)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     pre = load_rows(U, tokens, valid, c, R, EVEN).to(tl.float32)
     pre = gated_product(V, G, C1a, tokens, operations, valid, c, pre, R, BR, EVEN, PRECISION, True)
-    store_rows(PRE, pre, p, valid, c, R, EVEN)
+    store_rows(HIDDEN, kept(pre, ACTIVATION), p, valid, c, R, EVEN)
 
 
 @triton.jit
 def chain_forward(
-    V, U, G, C1a, C2, PRE, tokens, operations, rows, valid, begin,
+    V, U, G, C1a, C2, HIDDEN, tokens, operations, rows, valid, begin,
     R: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr,
     ACTIVATION: tl.constexpr, PRECISION: tl.constexpr, KEEP: tl.constexpr,
 ):  # fmt: skip
-    """C2 φ(C1a (g ⊙ v) + u), its BD columns from `begin`, (BN, BD) float32. KEEP writes the pre-activation."""
+    """C2 φ(C1a (g ⊙ v) + u), its BD columns from `begin`, (BN, BD) float32. KEEP writes HIDDEN."""
     WHOLE: tl.constexpr = R % BD == 0
     EVEN: tl.constexpr = R % BC == 0
     dtype: tl.constexpr = V.dtype.element_ty
@@ -99,17 +102,22 @@ def chain_forward(
     for start in range(0, R, BC):
         c = start + tl.arange(0, BC)
         if BD < R:
-            pre = load_rows(PRE, rows, valid, c, R, EVEN).to(tl.float32)
+            hidden = load_rows(HIDDEN, rows, valid, c, R, EVEN).to(tl.float32)
         else:
             pre = load_rows(U, tokens, valid, c, R, EVEN).to(tl.float32)
             if BR == 0:
                 pre = dot(x, tl.trans(load_weight(C1a, c, columns, R, WHOLE and EVEN)), pre, PRECISION)
             else:
                 pre = gated_product(V, G, C1a, tokens, operations, valid, c, pre, R, BR, EVEN, PRECISION, True)
+            hidden = kept(pre, ACTIVATION)
             if KEEP:
-                store_rows(PRE, pre, rows, valid, c, R, EVEN)
-        hidden = narrow(activate(pre, ACTIVATION), dtype)
-        h = dot(hidden, tl.trans(load_weight(C2, columns, c, R, WHOLE and EVEN)), h, PRECISION)
+                store_rows(HIDDEN, hidden, rows, valid, c, R, EVEN)
+        h = dot(
+            narrow(value(hidden, ACTIVATION), dtype),
+            tl.trans(load_weight(C2, columns, c, R, WHOLE and EVEN)),
+            h,
+            PRECISION,
+        )
     return h
 
 
@@ -153,7 +161,7 @@ def score(
 
 @triton.jit(do_not_specialize=[*PLAIN, "N"])
 def logits_kernel(
-    V, U, G, L, C1a, C2, c2, w, PRE, LOGITS, seed, draw, threshold, scale, first, pairs, N, K,
+    V, U, G, L, C1a, C2, c2, w, HIDDEN, LOGITS, seed, draw, threshold, scale, first, pairs, N, K,
     R: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr, PARTS: tl.constexpr,
     ACTIVATION: tl.constexpr, PRECISION: tl.constexpr, DROP: tl.constexpr,
 ):  # fmt: skip
@@ -162,7 +170,7 @@ def logits_kernel(
     p, valid, operations, tokens = locate(pairs, N, K, BN)
     begin = tl.program_id(1) * BD
     h = chain_forward(
-        V, U, G, C1a, C2, PRE, tokens, operations, p, valid, begin, R, BD, BN, BC, BR, ACTIVATION, PRECISION, False
+        V, U, G, C1a, C2, HIDDEN, tokens, operations, p, valid, begin, R, BD, BN, BC, BR, ACTIVATION, PRECISION, False
     )
     parts = parts_of(h, PARTS)
     s = tl.zeros((BN,), tl.float32)
@@ -183,27 +191,27 @@ def gate_backward(
     width: tl.constexpr = h.shape[1]
     r = begin + tl.arange(0, width)
     l = load_rows(L, operations, valid, r, R, FULL).to(tl.float32)
-    product = (h + load_vector(c2, r, R, FULL)[None, :]) * l
-    d_y = tl.broadcast_to(ds[:, None], product.shape)
+    y = kept((h + load_vector(c2, r, R, FULL)[None, :]) * l, ACTIVATION)
+    d_y = tl.broadcast_to(ds[:, None], y.shape)
     if DROP:
         d_y *= multipliers(seed, draw, threshold, scale, (first + p) * R + begin, width, R % 4 == 0)
-    d_w = tl.sum(d_y * activate(product, ACTIVATION), 0)
+    d_w = tl.sum(d_y * value(y, ACTIVATION), 0)
     tl.store(SUM_W + tl.program_id(0).to(tl.int64) * R + r, d_w, mask=r < R)
-    d_product = d_y * load_vector(w, r, R, FULL)[None, :] * slope(product, ACTIVATION)
+    d_product = d_y * load_vector(w, r, R, FULL)[None, :] * slope(y, ACTIVATION)
     store_rows(D_PRODUCT, d_product, p, valid, r, R, FULL)
 
 
 @triton.jit(do_not_specialize=[*PLAIN, "N"])
 def recompute_kernel(
-    V, U, G, L, C1a, C2, c2, w, D_LOGITS, PRE, D_PRODUCT, SUM_W, seed, draw, threshold, scale, first, pairs, N, K,
+    V, U, G, L, C1a, C2, c2, w, D_LOGITS, HIDDEN, D_PRODUCT, SUM_W, seed, draw, threshold, scale, first, pairs, N, K,
     R: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr, PARTS: tl.constexpr,
     ACTIVATION: tl.constexpr, PRECISION: tl.constexpr, DROP: tl.constexpr,
 ):  # fmt: skip
-    """The forward chain again, as far as h, and back to dπ. Keeps pre and dπ in the buffers."""
+    """The forward chain again, as far as h, and back to dπ. Keeps hidden and dπ in the buffers."""
     p, valid, operations, tokens = locate(pairs, N, K, BN)
     begin = tl.program_id(1) * BD
     h = chain_forward(
-        V, U, G, C1a, C2, PRE, tokens, operations, p, valid, begin, R, BD, BN, BC, BR, ACTIVATION, PRECISION, True
+        V, U, G, C1a, C2, HIDDEN, tokens, operations, p, valid, begin, R, BD, BN, BC, BR, ACTIVATION, PRECISION, True
     )
     ds = tl.load(D_LOGITS + p, mask=valid, other=0.0)
     parts = parts_of(h, PARTS)
@@ -265,19 +273,19 @@ def store_sums(
 
 @triton.jit(do_not_specialize=[*PLAIN, "N"])
 def d_pre_kernel(
-    L, C2, PRE, D_PRODUCT, D_PRE, DU, count, N, K, grouped,
+    L, C2, HIDDEN, D_PRODUCT, D_PRE, DU, count, N, K, grouped,
     R: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr, GROUP: tl.constexpr,
     ACTIVATION: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """d pre, and du = Σ_k d pre: the first half of the chain, where dx is made in blocks of columns."""
     EVEN: tl.constexpr = R % BC == 0
-    dtype: tl.constexpr = PRE.dtype.element_ty
+    dtype: tl.constexpr = HIDDEN.dtype.element_ty
     p, operations, valid, _, firsts, rows, kept = locate_grouped(count, N, K, grouped, BN, GROUP, dtype)
     c = tl.program_id(2) * BC + tl.arange(0, BC)
     d_hidden = tl.zeros((BN, BC), tl.float32)
     d_hidden = gated_product(D_PRODUCT, L, C2, p, operations, valid, c, d_hidden, R, BR, EVEN, PRECISION, False)
-    pre = load_rows(PRE, p, valid, c, R, EVEN).to(tl.float32)
-    d_pre = narrow(d_hidden * slope(pre, ACTIVATION), dtype)
+    hidden = load_rows(HIDDEN, p, valid, c, R, EVEN).to(tl.float32)
+    d_pre = narrow(d_hidden * slope(hidden, ACTIVATION), dtype)
     store_rows(D_PRE, d_pre, p, valid, c, R, EVEN)
     BS: tl.constexpr = BC if BC < 64 else 64
     store_sums(DU, D_PRE, firsts, rows, kept, tl.program_id(2) * BC, N, K, grouped, R, BC, BS, EVEN)
@@ -285,14 +293,14 @@ def d_pre_kernel(
 
 @triton.jit(do_not_specialize=[*PLAIN, "N"])
 def chain_backward_kernel(
-    G, L, C1a, C2, PRE, D_PRODUCT, D_PRE, DV, DU, count, N, K, grouped,
+    G, L, C1a, C2, HIDDEN, D_PRODUCT, D_PRE, DV, DU, count, N, K, grouped,
     R: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr, PARTS: tl.constexpr,
     GROUP: tl.constexpr, ACTIVATION: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """From dπ to d pre, to du = Σ_k d pre, and to dv = Σ_k g ⊙ dx."""
     WHOLE: tl.constexpr = R % BD == 0
     EVEN: tl.constexpr = R % BC == 0
-    dtype: tl.constexpr = PRE.dtype.element_ty
+    dtype: tl.constexpr = HIDDEN.dtype.element_ty
     p, operations, valid, member, firsts, rows, kept = locate_grouped(count, N, K, grouped, BN, GROUP, dtype)
     columns = tl.program_id(2) * BD + tl.arange(0, BD)
     dx = tl.zeros((BN, BD), tl.float32)
@@ -310,8 +318,8 @@ def chain_backward_kernel(
                 d_hidden = gated_product(
                     D_PRODUCT, L, C2, p, operations, valid, c, d_hidden, R, BR, EVEN, PRECISION, False
                 )
-            pre = load_rows(PRE, p, valid, c, R, EVEN).to(tl.float32)
-            d_pre = narrow(d_hidden * slope(pre, ACTIVATION), dtype)
+            hidden = load_rows(HIDDEN, p, valid, c, R, EVEN).to(tl.float32)
+            d_pre = narrow(d_hidden * slope(hidden, ACTIVATION), dtype)
             store_rows(D_PRE, d_pre, p, valid, c, R, EVEN)
         dx = dot(d_pre, load_weight(C1a, c, columns, R, WHOLE and EVEN), dx, PRECISION)
     parts = parts_of(dx, PARTS)
@@ -327,19 +335,20 @@ def chain_backward_kernel(
 @triton.jit(do_not_specialize=[*PLAIN, "N"])
 def weights_kernel(
     LEFT, RIGHT, GATE, WEIGHT, bias, SUM, D_GATE, SUM_BIAS, operations, each, stride, later, N, K,
-    R: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, ACTIVATION: tl.constexpr,
-    PRECISION: tl.constexpr, OF_TOKENS: tl.constexpr,
+    R: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, HELD: tl.constexpr,
+    ACTIVATION: tl.constexpr, PRECISION: tl.constexpr, OF_TOKENS: tl.constexpr,
 ):  # fmt: skip
     """A weight's gradient and its gate's, of some operations and of the weight's BM rows and BD columns.
 
     Both are sums over an operation's product Q_k = Σ_n left_knᵀ right_kn, which is made once:
 
-        C2, with π = l ⊙ h:       Q_k = Σ_n dπᵀ φ(pre) ,  dC2 = Σ_k l_k ⊙ Q_k ,   dl_k = Σ_c C2 ⊙ Q_k + c2 ⊙ s_k ,
+        C2, with π = l ⊙ h:       Q_k = Σ_n dπᵀ hidden ,  dC2 = Σ_k l_k ⊙ Q_k ,   dl_k = Σ_c C2 ⊙ Q_k + c2 ⊙ s_k ,
                                   dc2 = Σ_k l_k ⊙ s_k ,   s_k = Σ_n dπ
         C1a, with x = g ⊙ v:      Q_k = Σ_n vᵀ d pre ,    dC1aᵀ = Σ_k g_k ⊙ Q_k , dg_k = Σ_c C1aᵀ ⊙ Q_k  (OF_TOKENS)
 
-    The gate multiplies rows. SUM is (parts, R, R), D_GATE (column blocks, all operations, R), SUM_BIAS (parts, R). What
-    is there already of an earlier part of the batch, if `later` is 1, is added to.
+    The gate multiplies rows. HELD keeps the weight in registers instead of reading it for each operation. SUM is
+    (parts, R, R), D_GATE (column blocks, all operations, R), SUM_BIAS (parts, R). What is there already of an earlier
+    part of the batch, if `later` is 1, is added to.
     """
     FULL: tl.constexpr = R % BM == 0 and R % BD == 0
     blocks: tl.constexpr = (R + BD - 1) // BD
@@ -352,6 +361,9 @@ def weights_kernel(
     total = tl.load(cells, mask=(r < later * R)[:, None] & (c < R)[None, :], other=0.0)
     if not OF_TOKENS:
         d_bias = tl.load(SUM_BIAS + part * R + r, mask=r < later * rows, other=0.0)
+    of_weight = WEIGHT + c[None, :] * R + r[:, None] if OF_TOKENS else WEIGHT + r[:, None] * R + c[None, :]
+    if HELD:
+        weight = tl.load(of_weight, mask=inside, other=0.0)
     n = tl.arange(0, BN)
     for i in range(0, min(each, operations - part * each)):
         operation = part * each + i
@@ -366,15 +378,14 @@ def weights_kernel(
             else:
                 left = load_rows(LEFT, row + start + n, valid, r, R, FULL)
                 s += tl.sum(left.to(tl.float32), 0)
-                right = narrow(activate(right.to(tl.float32), ACTIVATION), left.dtype)
+                if ACTIVATION == "gelu":
+                    right = narrow(activate(right.to(tl.float32), ACTIVATION), left.dtype)
             product = dot(tl.trans(left), right, product, PRECISION)
         at = operation.to(tl.int64) * R + r
         gate = tl.load(GATE + at, mask=r < R, other=0.0).to(tl.float32)
         total += gate[:, None] * product
-        if OF_TOKENS:
-            weight = tl.load(WEIGHT + c[None, :] * R + r[:, None], mask=inside, other=0.0)
-        else:
-            weight = tl.load(WEIGHT + r[:, None] * R + c[None, :], mask=inside, other=0.0)
+        if not HELD:
+            weight = tl.load(of_weight, mask=inside, other=0.0)
         d_gate = tl.sum(product * weight.to(tl.float32), 1)
         if not OF_TOKENS:
             d_bias += gate * s

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from iprm_kernels.backends.triton.activations import activate, slope
+from iprm_kernels.backends.triton.activations import activate, kept, slope, value
 from iprm_kernels.backends.triton.pairs import locate
 from iprm_kernels.backends.triton.philox import multipliers
 from iprm_kernels.backends.triton.tiles import PLAIN, load_rows, load_vector, store_rows
@@ -51,12 +51,12 @@ def simple_backward_kernel(
     for k in range(K):
         p = (b * K + k) * N + n
         query = load_vector(QUERY + (b * K + k) * R, r, R, FULL)[None, :]
-        product = keys * query
+        y = kept(keys * query, ACTIVATION)
         ds = tl.load(D_LOGITS + p, mask=valid, other=0.0)[:, None]
         if DROP:
             ds = ds * multipliers(seed, draw, threshold, scale, p * R + begin, BR, R % 4 == 0)
-        d_w += tl.sum(ds * activate(product, ACTIVATION), 0)
-        d_product = ds * weight * slope(product, ACTIVATION)
+        d_w += tl.sum(ds * value(y, ACTIVATION), 0)
+        d_product = ds * weight * slope(y, ACTIVATION)
         d_keys += d_product * query
         part = ((b * tile_count + tile) * K + k) * R
         tl.store(SUM_QUERY + part + r, tl.sum(d_product * keys, 0), mask=inside)

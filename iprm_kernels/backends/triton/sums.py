@@ -10,8 +10,10 @@ from iprm_kernels.backends.triton.tiles import PLAIN
 
 
 @triton.jit(do_not_specialize=PLAIN)
-def add_parts_kernel(SUM, TOTAL, parts, count, BP: tl.constexpr, BW: tl.constexpr):
-    """BW numbers of Σ_p SUM, (·, parts, count), BP parts at a time."""
+def add_parts_kernel(SUM, TOTAL, OTHER, OTHER_TOTAL, parts, count, BP: tl.constexpr, BW: tl.constexpr):
+    """BW numbers of Σ_p SUM, (·, parts, count), BP parts at a time; the grid's second row takes OTHER."""
+    if tl.program_id(1) == 1:
+        SUM, TOTAL = OTHER, OTHER_TOTAL
     blocks = ((count + BW - 1) // BW).to(tl.int32)  # so that the division below is of 32 bits
     which = (tl.program_id(0) // blocks).to(tl.int64)
     c = (tl.program_id(0) % blocks).to(tl.int64) * BW + tl.arange(0, BW)

@@ -104,7 +104,7 @@ def test_execution_backward(samples, monkeypatch):
     got = temporaries(execution.execution_backward, pooled, a, *pair_inputs(), a, *OPTIONS, "elu", [True] * 9)
     rounds, blocks = -(-B // samples), R // configs.WEIGHT_COLUMNS[2]
     largest = -(-B // rounds)
-    each = -(-largest * K // (configs.WEIGHT_PROGRAMS // blocks**2))
+    each = -(-largest * K // (configs.MULTIPROCESSORS // blocks**2))
     parts, tiles = -(-largest * K // each), -(-largest * K * N // configs.INTERPRETED.BN)
     want = Counter([largest * K * N * R * 2] * 3)  # the buffers
     want += Counter([4 * parts * R * R, 4 * parts * R, 4 * blocks * B * K * R] * 2)  # the parts of both weights' sums

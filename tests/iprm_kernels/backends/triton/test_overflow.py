@@ -177,13 +177,13 @@ def test_the_gradients_chains(BD, last_only):
     def run(tokens):
         v, u = (big(tokens, end) for end in ends)
         ds = big(tokens, torch.linspace(-1, 1, BN))
-        pre, d_product, d_pre, dv, du = (big(tokens, torch.zeros(BN, R).half()) for _ in range(5))
+        hidden, d_product, d_pre, dv, du = (big(tokens, torch.zeros(BN, R).half()) for _ in range(5))
         tiles, blocks = tokens // BN, R // BD
         logits, sum_w = torch.empty(blocks, tokens), torch.empty(tiles, R)
         made = []
         sizes = {"R": R, "BN": BN, "BC": 32, "PRECISION": "ieee"}
         chain = sizes | {"BD": BD, "BR": 0, "ACTIVATION": "elu"}
-        half = sizes | {"BR": 32}
+        half = sizes | {"BR": 32, "ACTIVATION": "elu"}
         drop = {"seed": SEED, "draw": 5, "threshold": 2**23, "scale": 2.0, "DROP": True, "first": N - tokens}
         forward = {"pairs": tokens, "N": tokens, "K": 1}
         backward = {"count": tokens, "N": tokens, "K": 1, "grouped": 1, "GROUP": 1}
@@ -191,21 +191,21 @@ def test_the_gradients_chains(BD, last_only):
         def keep(*tensors):
             made.extend(t[-BN:].clone() for t in tensors)
 
-        pairs.pre_kernel[(tiles, blocks)](v, u, g, C1a, pre, **half, **forward)
-        keep(pre)
+        pairs.hidden_kernel[(tiles, blocks)](v, u, g, C1a, hidden, **half, **forward)
+        keep(hidden)
         pairs.logits_kernel[(tiles, blocks)](
-            v, u, g, g, C1a, C2, row, row, pre, logits, PARTS=1, **chain, **drop, **forward
+            v, u, g, g, C1a, C2, row, row, hidden, logits, PARTS=1, **chain, **drop, **forward
         )
         keep(logits[-1])
         pairs.recompute_kernel[(tiles, blocks)](
-            v, u, g, g, C1a, C2, row, row, ds, pre, d_product, sum_w, PARTS=1, **chain, **drop, **forward
+            v, u, g, g, C1a, C2, row, row, ds, hidden, d_product, sum_w, PARTS=1, **chain, **drop, **forward
         )
-        keep(pre, d_product)
+        keep(hidden, d_product)
         made.append(sum_w[-1])
-        pairs.d_pre_kernel[(tiles, 1, blocks)](g, C2, pre, d_product, d_pre, du, ACTIVATION="elu", **half, **backward)
+        pairs.d_pre_kernel[(tiles, 1, blocks)](g, C2, hidden, d_product, d_pre, du, **half, **backward)
         keep(d_pre, du)
         pairs.chain_backward_kernel[(tiles, 1, blocks)](
-            g, g, C1a, C2, pre, d_product, d_pre, dv, du, PARTS=1, **chain, **backward
+            g, g, C1a, C2, hidden, d_product, d_pre, dv, du, PARTS=1, **chain, **backward
         )
         keep(d_pre, dv, du)
         return made
@@ -235,7 +235,7 @@ def test_the_weights_gradients(of_tokens, monkeypatch):
         d_gate, found, of_bias = torch.empty(each + 1, R), torch.zeros(2, R, R), torch.zeros(2, R)
         pairs.weights_kernel[(1, 1)](
             left, right, gates, weight, bias, found, d_gate, of_bias, each + 1, each, (each + 1) * R, 0, N, 1, R=R,
-            BD=64, BM=64, BN=16, ACTIVATION="elu", PRECISION="ieee", OF_TOKENS=of_tokens,
+            BD=64, BM=64, BN=16, HELD=0, ACTIVATION="elu", PRECISION="ieee", OF_TOKENS=of_tokens,
         )  # fmt: skip
         return d_gate[-1], found[1], of_bias[1]
 
