@@ -45,7 +45,7 @@ class PlainCores:
     """The cores as PyTorch that autograd and torch.compile see through, all samples at once."""
 
     linear, linear_back, pack = eager.linear, eager.linear_back, eager.pack
-    KEEPS_PAIRS = eager.KEEPS_PAIRS
+    pair_unit = staticmethod(eager.pair_unit)
 
     @staticmethod
     def dropout(x, p, seed, stream):

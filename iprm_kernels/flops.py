@@ -59,15 +59,20 @@ def of_core(op: str, *args: Any) -> int:
 
 
 def part(op: str) -> Callable[..., Any]:
-    """An op as the walk over the steps calls it, without its last argument."""
-    return lambda *args: getattr(torch.ops.iprm, op)(*args, BACKEND)
+    """An op as the walk over the steps calls it: without its last argument, and of some with pairs that are kept."""
+
+    def call(*args: Any) -> Any:
+        packet = getattr(torch.ops.iprm, op)
+        return packet(*args[: len(packet.default._schema.arguments) - 1], BACKEND)
+
+    return call
 
 
 PARTS = SimpleNamespace(
     linear=eager.linear,
     linear_back=eager.linear_back,
     pack=eager.pack,
-    KEEPS_PAIRS=eager.KEEPS_PAIRS,
+    pair_unit=eager.pair_unit,
     **{op: part(op) for op in ("dropout", *CORES)},
 )
 """What the steps of the recurrence are made of."""

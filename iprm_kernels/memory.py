@@ -121,7 +121,7 @@ def of_triton(op: str, c: Call, size: int, needs: Any) -> int:
         blocks = configs.cdiv(c.R, configs.columns("weights", c.R, dtype))
         _, parts = configs.weight_shares(c.B * c.K, c.R, dtype)
         sums = 2 * parts * c.R * c.R + 2 * blocks * c.B * c.K * c.R + c.B * c.K * c.N * c.R // 64
-        return logits + sums * FLOAT + c.R * c.R * size + in_buffers(c, size, 3)
+        return logits + sums * FLOAT + in_buffers(c, size, 3)
     if op == "execution_simple_backward":
         return logits + (tiles * c.K + tiles) * c.R * FLOAT
     return 0
@@ -186,7 +186,7 @@ class Walk:
         self.backend, self.ledger = backend, Ledger(workspace_of(backend))
         self.cores: Any = eager
         if backend != "eager":
-            self.cores = SimpleNamespace(**vars(flops.PARTS) | {"KEEPS_PAIRS": BACKENDS[backend].KEEPS_PAIRS})
+            self.cores = SimpleNamespace(**vars(flops.PARTS) | {"pair_unit": BACKENDS[backend].pair_unit})
 
     def inputs(self, args: Sequence[Any]) -> list[Any]:
         """As the backend takes them: see `iprm_kernels.backends.cpu` of 16 bits."""
@@ -296,9 +296,9 @@ def memory_estimate(
         kept.room_of(memory),
     ]
     args: list[Any] = [*shaped, maps, drawn, *options]
-    sizes = kept.sizes_of(
-        O, visual, weights.reduced, BACKENDS[backend].working_dtype(O.dtype), BACKENDS[backend].KEEPS_PAIRS
-    )
+    module, R = BACKENDS[backend], weights.reduced
+    dtype = module.working_dtype(O.dtype)
+    sizes = kept.sizes_of(O, visual, R, dtype, module.pair_unit(R, dtype))
     needs = [x.requires_grad for x in (O, E, language, visual, *flat)]
     with torch.no_grad():
         alone, training = Walk(backend), Walk(backend)

@@ -84,7 +84,8 @@ def _fake(
     if keep:
         module = backends.of_recurrence(backend, O)
         dtype = module.working_dtype(O.dtype)
-        sizes = kept.sizes_of(O, visual, reduced_of(weights, maps), dtype, module.KEEPS_PAIRS)
+        R = reduced_of(weights, maps)
+        sizes = kept.sizes_of(O, visual, R, dtype, module.pair_unit(R, dtype))
         tensors = [O.new_empty(shape, dtype=dtype) for shape in kept.shapes(maps, o, sizes).values()]
     return O.new_empty(B, K, D), O.new_empty(B, K, D), a_language, a_visual, a_operations, tensors
 

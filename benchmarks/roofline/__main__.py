@@ -19,7 +19,8 @@ def head(card: Card, s: Sizes) -> list[str]:
     """What the figures of a card hold for."""
     return [
         f"{card.name}, *predicted*, one step: B={s.B} N={s.N} L={s.L} D={s.D} R={s.R} W={s.W} {s.dtype}, dropout"
-        f" {'on' if s.dropout else 'off'}; peak {card.peak(s.dtype) / 1e12:g} TFLOP/s, {card.bandwidth / 1e12:g} TB/s,"
+        f" {'on' if s.dropout else 'off'}, pairs {'kept' if s.kept else 'made again'};"
+        f" peak {card.peak(s.dtype) / 1e12:g} TFLOP/s, {card.bandwidth / 1e12:g} TB/s,"
         f" second-level cache {card.cached / 1e12:.1f} TB/s and {card.cache / 1e6:g} MB, {card.multiprocessors}"
         f" multiprocessors at {card.clock / 1e9:g} GHz ({card.source}; bandwidth of the cache: an assumption)",
         f"{'K':>3} {'core and pass':<21} {'GFLOP':>8} {'MB least':>9} {'MB ours':>8} {'MB publ.':>9} {'launches':>12} "
@@ -101,16 +102,17 @@ def main(arguments: list[str] | None = None) -> None:
         "--dtype", default="bfloat16", choices=("float32", "bfloat16", "float16"), help="default %(default)s"
     )
     parser.add_argument("--dropout", action="store_true", help="at the default rates, in training steps")
+    parser.add_argument("--kept", action="store_true", help='with all steps\' pairs kept, memory="fast"')
     parser.add_argument("--detail", action="store_true", help="what bounds each launch")
     parser.add_argument("--compile", action="store_true", help="count the machine code anew, with Triton")
     o = parser.parse_args(arguments)
     if o.compile:
         machine.compile_all()
         return
-    sizes = [
-        Sizes(o.batch, int(k), o.visual_tokens, o.language_tokens, o.dim, o.reduction, o.window, o.dtype, o.dropout)
-        for k in o.num_ops.split(",")
-    ]
+    of_all = Sizes(
+        o.batch, 0, o.visual_tokens, o.language_tokens, o.dim, o.reduction, o.window, o.dtype, o.dropout, kept=o.kept
+    )
+    sizes = [replace(of_all, K=int(k)) for k in o.num_ops.split(",")]
     for name in o.cards.split(","):
         print("\n".join(table(CARDS[name], sizes, o.num_steps, o.detail)), end="\n\n")
 

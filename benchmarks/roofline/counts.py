@@ -119,6 +119,11 @@ class Count:
         return max(self.operations / card.peak(dtype), self.bytes / card.bandwidth)
 
 
+def words(*parts: str) -> str:
+    """Those that are not empty."""
+    return " ".join(filter(None, parts))
+
+
 def elementwise(name: str, elements: float, width: int, reads: int = 1, writes: int = 1) -> Launch:
     """An operator over tensors of so many elements."""
     return Launch(name, 0, elements * width * (reads + writes))
@@ -195,7 +200,8 @@ def execution_forward(s: Sizes) -> Count:
     chain, pool = 4 * s.pairs * s.R**2, 2 * s.B * s.K * s.N * s.D
     pooled = Launch("pool", pool, a + x + q + a, work=Work("pool", s, s.N))
     moved, drop = 2 * keys + 2 * small + weights + a, "drop" * s.dropout
-    ours = [Launch("logits", chain, moved, work=Work("logits", s, s.N, drop)), pooled]
+    work = Work("logits", s, s.N, words("keep" * s.kept, drop))
+    ours = [Launch("logits", chain, moved + 2 * pair * s.kept, work=work), pooled]
     earlier = [earlier_chain(f"logits {drop}".strip(), s, chain, moved, 0), pooled]
     published = [
         Launch("g ⊙ v", 0, 2 * pair),
@@ -226,21 +232,26 @@ def execution_backward(s: Sizes) -> Count:
     ]
     tiles = 4 * s.pairs * s.R / 64  # of dw
     again = (2 * times - 1) * parts  # later chunks add to what is there
+    inputs = 2 * keys + 2 * small
+    recompute = Launch(
+        "recompute", 2 * product, 2 * pair + inputs + a + tiles, times, Work("recompute", s, s.N, drop)
+    )  # fmt: skip
+    kept = Work("chain_backward", s, s.N, words("kept", drop))
+    chain = (
+        [Launch("chain_backward", 2 * product, 4 * pair + inputs + a + tiles, times, kept)]
+        if s.kept
+        else [
+            recompute,
+            Launch("chain_backward", 2 * product, 3 * pair + inputs, times, Work("chain_backward", s, s.N)),
+        ]
+    )
     ours = [
         *attention,
-        Launch(
-            "recompute",
-            2 * product,
-            2 * pair + 2 * keys + 2 * small + a + tiles,
-            times,
-            Work("recompute", s, s.N, drop),
-        ),
-        Launch("chain_backward", 2 * product, 3 * pair + 2 * keys + 2 * small, times, Work("chain_backward", s, s.N)),
+        *chain,
         Launch("weights", product, 2 * pair + 3 * small + again, times, Work("weights", s, s.N)),
         Launch("weights", product, pair + keys + 3 * small + again, times, Work("weights", s, s.N, "tokens")),
-        Launch("add_parts", 0, 2 * parts + 6 * small + tiles, 4),  # dC1a and dC2, dg and dl, dc2, dw
+        Launch("add_parts", 0, 2 * parts + 6 * small + tiles, 3),  # dC1a and dC2, dg and dl, dc2 and dw
         Launch("zeros for the parts of dw", 0, tiles),
-        Launch("dC1a, transposed", 0, weights / 2),
     ]
     earlier = [
         *attention,
@@ -265,9 +276,9 @@ def execution_backward(s: Sizes) -> Count:
         Launch("[g ⊙ v ; v]", 0, 4 * pair, 2),
         Launch("g ⊙ v", 0, 5 * pair, 4),
     ]
-    # the floor keeps nothing of the forward pass: two products again, four of the gradients
-    moved = 4 * keys + 4 * small + 2 * weights + 2 * x + q + 2 * a
-    return Count(6 * product + 2 * pool, moved, ours, published, earlier)
+    # two products again, unless their results are kept, and four of the gradients
+    moved = 4 * keys + 4 * small + 2 * weights + 2 * x + q + 2 * a + 2 * pair * s.kept
+    return Count((6 - 2 * s.kept) * product + 2 * pool, moved, ours, published, earlier)
 
 
 def composition_sizes(s: Sizes) -> tuple[float, float, float, float]:

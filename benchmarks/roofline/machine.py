@@ -41,8 +41,8 @@ class Instruction(NamedTuple):
 
     @property
     def target(self) -> str | None:
-        """Where a branch goes."""
-        found = re.search(r"`\((\.L\w+)\)", self.operands) if self.opcode.startswith("BRA") else None
+        """Where a branch goes; a call too, which may be how a loop is left."""
+        found = re.search(r"`\((\.L\w+)\)", self.operands) if self.opcode.startswith(("BRA", "CALL")) else None
         return found[1] if found else None
 
     @property
@@ -145,8 +145,8 @@ def cases() -> Iterator[tuple[str, Any]]:
         for variant, changes in variants(kernel, KERNELS[kernel].arg_names):
             known = next(ahead.cases_of(kernel, architecture, dtype, width))
             others = known.others | changes
-            if "DROP" in known.others and not others["DROP"]:
-                others["seed"] = None
+            absent = (("seed", "DROP"), ("H", "KEEP"), ("H", "KEPT"))
+            others |= {name: None for name, switch in absent if switch in known.others and not others[switch]}
             for tokens in TOKENS if kernel in ATTENTION else TOKENS[:1]:
                 entry = configs.entries(kernel, architecture, ahead.TORCH[dtype], width, 6, tokens)[0]
                 case = ahead.Case(kernel, architecture, dtype, width, entry, others)
@@ -158,8 +158,13 @@ def variants(kernel: str, arguments: list[str]) -> list[tuple[str, dict[str, boo
     default, and masks are given."""
     if kernel == "weights":
         return [("", {"OF_TOKENS": False}), ("tokens", {"OF_TOKENS": True})]
-    if kernel in ("logits", "recompute"):
+    if kernel == "recompute":
         return [("", {"DROP": False}), ("drop", {"DROP": True})]
+    if kernel in ("logits", "chain_backward"):
+        switch = "KEEP" if kernel == "logits" else "KEPT"
+        drops = [("", {"DROP": False}), ("drop", {"DROP": True})]
+        kept = [(f"{switch.lower()} {name}".strip(), changes | {switch: True}) for name, changes in drops]
+        return [(name, changes | {switch: False}) for name, changes in drops[: 1 + (kernel == "logits")]] + kept
     if "DROP_PRODUCT" in arguments:
         off = {"DROP_PRODUCT": False, "DROP_VALUE": False, "DROP_ATTENTION": False}
         return [("", off), ("drop", off | {"DROP_PRODUCT": True, "DROP_VALUE": True})]

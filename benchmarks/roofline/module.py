@@ -153,7 +153,7 @@ def noting_cores(noted: Noted, s: Sizes, cores: list[Launch]) -> SimpleNamespace
         formation, formation_backward, execution, execution_backward, composition, composition_backward, dropout
     )  # fmt: skip
     own = {room.__name__: silent(room) for room in rooms}
-    kept = {name: getattr(eager, name) for name in ("linear", "linear_back", "pack", "KEEPS_PAIRS")}
+    kept = {name: getattr(eager, name) for name in ("linear", "linear_back", "pack", "pair_unit")}
     return SimpleNamespace(**own, **kept)
 
 

@@ -29,6 +29,7 @@ class Sizes:
     dtype: str = "bfloat16"
     dropout: bool = False
     multiprocessors: int = configs.MULTIPROCESSORS
+    kept: bool = False  # all steps' pairs, for the backward pass
 
     @property
     def R(self) -> int:
@@ -199,6 +200,7 @@ class Work:
         if k in configs.CHAINS:
             rows = b["BN"] * s.R
             others = {"logits": 1, "recompute": 3, "chain_backward": 3 + 2 / configs.grouped(s.K)}[k]
+            others += 2 if "keep" in self.variant or "kept" in self.variant else 0  # hidden and h; h and dπ
             if b["BD"] < s.R:  # the middle of the chain is read
                 return s.width * programs * (s.R * b["BD"] + rows * others)
             again = (cdiv(s.R, b["BC"]) if b["BR"] else 1) * (2 if k == "chain_backward" else 1.25)

@@ -112,7 +112,9 @@ def execution_backward(*args: Any) -> tuple[Tensor, ...]:
     return extension().execution_backward(*args[:18], args[18:], [])
 
 
-KEEPS_PAIRS = True
+def pair_unit(R: int, dtype: torch.dtype) -> int:
+    """What R is rounded up to where pairs are kept (csrc/cpu/kernels.h)."""
+    return 32
 
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -122,16 +124,16 @@ def working_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def recurrence(O: Tensor, *args: Any) -> Outputs:
     if O.dtype == accumulator(O.dtype):
-        return native.forward(extension(), KEEPS_PAIRS, O, *args)
-    found = native.forward(widening(O.dtype), KEEPS_PAIRS, *widened([O, *args]))
+        return native.forward(extension(), pair_unit, O, *args)
+    found = native.forward(widening(O.dtype), pair_unit, *widened([O, *args]))
     memory_O, memory_E, a_language, a_visual, a_operations, tensors = found
     return memory_O.to(O.dtype), memory_E.to(O.dtype), a_language, a_visual, a_operations, tensors
 
 
 def recurrence_backward(grad_O: Tensor, *args: Any) -> Gradients:
     if grad_O.dtype == accumulator(grad_O.dtype):
-        return native.backward(extension(), KEEPS_PAIRS, grad_O, *args)
-    *first, of_weights = native.backward(widening(grad_O.dtype), KEEPS_PAIRS, *widened([grad_O, *args]))
+        return native.backward(extension(), pair_unit, grad_O, *args)
+    *first, of_weights = native.backward(widening(grad_O.dtype), pair_unit, *widened([grad_O, *args]))
     dO, dE, dX, dV = (d.to(grad_O.dtype) for d in first)
     return dO, dE, dX, dV, [d.to(grad_O.dtype) for d in of_weights]
 

@@ -142,7 +142,7 @@ composition = _op("composition")
 composition_backward = _op("composition_backward")
 
 working_dtype = eager.working_dtype
-KEEPS_PAIRS = False
+pair_unit = eager.pair_unit
 
 
 def not_at_once(weights: Weights, options: Options, O: Tensor, language: Tensor) -> str | None:
@@ -171,11 +171,11 @@ def recurrence(
     w, o = unflattened(weights, maps), options_of(*options)
     if keep or not_at_once(w, o, O, language):
         inputs = (O, E, language, language_mask, visual, visual_mask, weights, maps, seed)
-        return native.forward(extension(), KEEPS_PAIRS, *inputs, *options_and_keep)
+        return native.forward(extension(), pair_unit, *inputs, *options_and_keep)
     args = at_once.arguments(O, E, language, language_mask, visual, visual_mask, w, o)
     operations, results, a_language, a_visual, a_operations = extension().steps(*args)
     return operations[-1].clone(), results[-1].clone(), a_language, a_visual, a_operations, []
 
 
 def recurrence_backward(*args: Any) -> Gradients:
-    return native.backward(extension(), KEEPS_PAIRS, *args)
+    return native.backward(extension(), pair_unit, *args)

@@ -43,7 +43,9 @@ def accumulator(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-KEEPS_PAIRS = False  # of all steps at once, see iprm_kernels/steps/kept.py
+def pair_unit(R: int, dtype: torch.dtype) -> int:
+    """What rows of R numbers are rounded up to where the pairs of all steps are kept; 0, as here, where none are."""
+    return 0
 
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from iprm_kernels.activations import ACTIVATIONS, gradient, kept_of
 from iprm_kernels.philox import Role
+from iprm_kernels.steps.kept import PAIRS
 from iprm_kernels.steps.run import Run, Site, Sites
 from iprm_kernels.steps.weights import Map
 
@@ -175,6 +176,10 @@ class Full(Execution):
         if self.need_tokens:
             self.tokens_back(run.w.Wk, dv, d.x, site)
 
+    def pairs(self, t: int) -> tuple[Tensor, ...]:
+        """What is kept of the pairs of a step, each (B, K, N, R); nothing where none are."""
+        return tuple(self.run.kept[name][t] for name in PAIRS if name in self.run.kept)
+
     def attend(self, t: int, look: Look, z: Tensor, E: Tensor) -> tuple[Tensor, Tensor]:
         run, w = self.run, self.run.w
         g = run.dropped_linear("We", E, self.result_sites(t), self.bias_g)
@@ -183,7 +188,8 @@ class Full(Execution):
         run.keep(g=g, l=l)
         weights = self.C1a, w.C2.weight, w.C2.bias, self.w
         options = self.core_options(t)
-        return run.cores.execution(*look.keys, g, l, *weights, look.x, self.mask, *options, *self.packed)
+        pairs = self.pairs(t)
+        return run.cores.execution(*look.keys, g, l, *weights, look.x, self.mask, *options, *self.packed, *pairs)
 
     def attend_back(
         self, t: int, look: Look, a: Tensor, d_pooled: Tensor, da: Tensor | None, dz: Tensor, dE: Tensor
@@ -193,8 +199,9 @@ class Full(Execution):
         needs = [keys, keys, True, True, "C1" in run.needs, "C2" in run.needs, True, True, self.need_tokens]
         weights = self.C1a, w.C2.weight, w.C2.bias, self.w
         dv, du, dg, dl, dC1a, dC2, dc2, dw, dx = run.cores.execution_backward(
-            d_pooled, da, *look.keys, g, l, *weights, look.x, a, *self.core_options(t), needs, *self.packed
-        )
+            d_pooled, da, *look.keys, g, l, *weights, look.x, a, *self.core_options(t), needs, *self.packed,
+            *self.pairs(t),
+        )  # fmt: skip
         run.add("w", dw)
         if "C1" in run.needs:
             run.add("C1a", dC1a)

@@ -25,8 +25,8 @@ from iprm_kernels.steps.weights import Options
 
 AUTO = -1
 """As many bytes as the rows take."""
-PAIR_UNIT = 32
-"""R is rounded up to it where pairs are kept (csrc/cpu/kernels.h)."""
+PAIRS = ("C1φ", "h")
+"""The names of pairs: φ(C1a (g ⊙ v) + u), or of GELU what it is applied to, and C2 of it without the bias."""
 EVERYTHING = 2**62
 MEMORY = {"auto": AUTO, "least": 0, "fast": EVERYTHING}
 
@@ -39,7 +39,8 @@ KEYS = frozenset({"v", "u", "κ"})
 
 
 class Sizes(NamedTuple):
-    """Those of a call, for a backend that works in numbers of `itemsize` bytes and keeps pairs or cannot."""
+    """Those of a call, for a backend that works in numbers of `itemsize` bytes, and where it keeps pairs rounds R up to
+    a multiple of `pair_unit`; 0 where it keeps none."""
 
     B: int
     K: int
@@ -47,13 +48,13 @@ class Sizes(NamedTuple):
     D: int
     R: int
     itemsize: int
-    pairs: bool
+    pair_unit: int
 
 
-def sizes_of(memory: Tensor, visual: Tensor, R: int, dtype: torch.dtype, keeps_pairs: bool) -> Sizes:
+def sizes_of(memory: Tensor, visual: Tensor, R: int, dtype: torch.dtype, pair_unit: int) -> Sizes:
     """Those of a call with such tensors (B, K, D) and (B, N, D), by a backend that works in `dtype`."""
     (B, K, D), N = memory.shape, visual.shape[1]
-    return Sizes(B, K, N, D, R, dtype.itemsize, keeps_pairs)
+    return Sizes(B, K, N, D, R, dtype.itemsize, pair_unit)
 
 
 def room_of(memory: str | int) -> int:
@@ -148,11 +149,13 @@ def numel(shapes: Mapping[Any, tuple[int, ...]]) -> int:
 
 def shapes(maps: str, o: Options, sizes: Sizes) -> dict[str, tuple[int, ...]]:
     """The shapes of all that is kept, by name: of rows, of keys, and of pairs."""
-    B, K, N, _, R, itemsize, keeps_pairs = sizes
+    B, K, N, _, R, itemsize, pair_unit = sizes
     rows_: dict[str, tuple[int, ...]] = rows(maps, o, sizes)
     full, shared = "Wk" in maps.split(","), o.rates.visual == 0.0  # whether all steps have the same keys
     keys = dict.fromkeys(("v", "u") if full else ("κ",), (1 if shared else o.steps, B, N, R))
-    pairs = dict.fromkeys(("C1φ", "h"), (o.steps, B, K, N, -(-R // PAIR_UNIT) * PAIR_UNIT))
+    pairs: dict[str, tuple[int, ...]] = {}
+    if full and pair_unit:
+        pairs = dict.fromkeys(PAIRS, (o.steps, B, K, N, -(-R // pair_unit) * pair_unit))
     of_keys, of_pairs = 0 if shared else numel(keys), numel(pairs)
 
     def fits(numbers: int) -> bool:
@@ -163,14 +166,17 @@ def shapes(maps: str, o: Options, sizes: Sizes) -> dict[str, tuple[int, ...]]:
 
     if not shared and not fits(of_keys):
         return rows_
-    return rows_ | keys | (pairs if full and keeps_pairs and fits(of_keys + of_pairs) else {})
+    return rows_ | keys | (pairs if fits(of_keys + of_pairs) else {})
 
 
-def stacked(kept: dict[str, list[Tensor]], shapes: Mapping[str, tuple[int, ...]]) -> list[Tensor]:
-    """From lists of all steps, by name, to tensors in the order of `shapes`; the lists are emptied."""
+def stacked(kept: dict[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> list[Tensor]:
+    """From lists of all steps, by name, to tensors in the order of `shapes`; the lists are emptied. Pairs are tensors
+    from the start, which the cores write into."""
     return [_stacked(name, kept.pop(name)) for name in shapes]
 
 
-def _stacked(name: str, parts: list[Tensor]) -> Tensor:
+def _stacked(name: str, parts: Any) -> Tensor:
     """Copied, since what is kept of rows may be an input of the op; keys are not, and those of all steps are large."""
+    if name in PAIRS:
+        return parts
     return parts[0][None] if name in KEYS and len(parts) == 1 else torch.stack(parts)

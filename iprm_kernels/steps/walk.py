@@ -29,9 +29,10 @@ def forward(
     """`iprm::recurrence` over the cores of a backend."""
     *options, keep = options_and_keep
     w, o = unflattened(weights, maps), options_of(*options)
-    sizes = kept.sizes_of(O, visual, w.reduced, O.dtype, cores.KEEPS_PAIRS)
+    sizes = kept.sizes_of(O, visual, w.reduced, O.dtype, cores.pair_unit(w.reduced, O.dtype))
     shapes = kept.shapes(maps, o, sizes) if keep else {}
     run = Run(cores, w, o, seed, shapes)
+    run.kept |= {name: O.new_empty(shapes[name]) for name in kept.PAIRS if name in shapes}
     formation, execution = Formation(run, language, language_mask), execution_of(run, visual, visual_mask)
     composition = Composition(run)
     attentions: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -68,7 +69,8 @@ def backward(
     *options, needs = options_and_needs
     w, o = unflattened(weights, maps), options_of(*options)
     need_language, need_visual = needs[2:4]
-    names = kept.shapes(maps, o, kept.sizes_of(dO, visual, w.reduced, dO.dtype, cores.KEEPS_PAIRS))
+    sizes = kept.sizes_of(dO, visual, w.reduced, dO.dtype, cores.pair_unit(w.reduced, dO.dtype))
+    names = kept.shapes(maps, o, sizes)
     by_name = dict(zip(names, tensors, strict=True))
     run = Run(cores, w, o, seed, kept=by_name, needs=fields_of(maps.split(","), needs[4:]))
     formation = Formation(run, language, need_tokens=need_language)

@@ -172,7 +172,7 @@ def test_gradients_of_an_empty_batch(name, backend):
 def test_room_is_kept_to(room, dropped):
     """What is kept beyond the rows takes no more bytes, and as many of them as fit: first the keys, then the pairs."""
     config = dataclasses.replace(config_of("defaults", dropped), dim=64)
-    sizes = kept.Sizes(B=4, K=3, N=100, D=64, R=32, itemsize=4, pairs=True)
+    sizes = kept.Sizes(B=4, K=3, N=100, D=64, R=32, itemsize=4, pair_unit=32)
     maps = flattened(fast.IPRM(config)._weights())[1]
     rates = Rates(*(getattr(config, name) for name in RATES))
     o = Options(3, 2, True, Activations(), rates, Epsilons(), room)
@@ -254,10 +254,10 @@ def test_keeps_what_is_written_down(name, dropped, memory, backend):
         O, E, language, None, visual, None, flat, maps, SEED, *o[:3], ",".join(o.activations), list(o.rates),
         list(o.epsilons), room, True, backend,
     )  # fmt: skip
-    pairs = BACKENDS[backend].KEEPS_PAIRS
+    pairs = BACKENDS[backend].pair_unit(weights.reduced, torch.float64)
     shapes = kept.shapes(maps, o, kept.Sizes(*O.shape[:2], *visual.shape[1:], weights.reduced, 8, pairs))
     assert [t.shape for t in tensors] == list(shapes.values())
-    assert ("h" in shapes) == (memory == "fast" and pairs and config.execution == "full")
+    assert ("h" in shapes) == (memory == "fast" and pairs > 0 and config.execution == "full")
     assert all(t.data_ptr() != u.data_ptr() for i, t in enumerate(tensors) for u in tensors[:i])
 
 

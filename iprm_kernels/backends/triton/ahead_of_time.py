@@ -80,10 +80,11 @@ WEIGHED = version() >= WEIGHED_FROM
 
 FLOATS = {
     "LOGITS", "D_LOGITS", "ATTENTION", "EXTRA", "OUT", "DA", "DS", "D_GATE", "SUM", "SUM_W", "SUM_BIAS", "SUM_QUERY",
+    "OTHER",
 }  # fmt: skip
 WINDOWS = {"KEYS", "OPERATIONS", "RESULTS", "D_KEYS", "D_OPERATIONS", "D_RESULTS"}
 COUNTS = {"pairs", "first", "count", "stride"}
-INTEGERS = {"K", "N", "threshold", "draw", "grouped", "operations", "each", "later", "parts"}
+INTEGERS = {"K", "N", "threshold", "draw", "grouped", "operations", "each", "later", "parts", "other_parts"}
 SPECIALISED = {"N", "count"}
 """Integers for whose values some kernels are compiled anew; their masks then cover whole vectors."""
 
@@ -359,9 +360,10 @@ def weighed(case: Case, kernel: CompiledKernel) -> Result:
 
 
 SWITCHES = (
-    "ALIGNED", "GATED", "ADD", "MASKED", "DROP", "DROP_PRODUCT", "DROP_VALUE", "DROP_ATTENTION", "MASK_SELF",
+    "ALIGNED", "GATED", "ADD", "MASKED", "DROP", "DROP_PRODUCT", "DROP_VALUE", "DROP_ATTENTION", "MASK_SELF", "KEEP",
+    "KEPT",
 )  # fmt: skip
-ABSENT = {"seed": "DROP", "gate": "GATED", "EXTRA": "ADD", "MASK": "MASKED", "Q": "GATED", "DS": "GATED"}
+ABSENT = {"seed": "DROP", "gate": "GATED", "EXTRA": "ADD", "MASK": "MASKED", "Q": "GATED", "DS": "GATED", "H": "KEPT"}
 """Arguments that may be None where the kernel has this switch and it is off."""
 
 
@@ -376,6 +378,8 @@ def cases_of(
         sizes["BD"] = configs.columns(kernel, width, TORCH[dtype])
     precision = "tf32" if dtype == "tf32" else "ieee"
     fixed = dict.fromkeys(SWITCHES, on) | sizes | {"PRECISION": precision, "ACTIVATION": activation}
+    keeps = on and configs.is_fused("chain_backward", width, TORCH[dtype])
+    fixed |= {"KEEP": keeps, "KEPT": keeps}
     constants = {name: value for name, value in fixed.items() if name in function.arg_names}
     if not on:
         constants |= dict.fromkeys(absent(function))
@@ -400,7 +404,7 @@ def absent(function: triton.JITFunction) -> list[str]:
     return [name for name, switch in ABSENT.items() if name in names and switch in names]
 
 
-WITH_AND_WITHOUT = ("logits",)
+WITH_AND_WITHOUT = ("logits", "chain_backward")
 """Kernels that run out of registers first, compiled with their switches off at every width."""
 
 

@@ -19,6 +19,9 @@ Six products of 2 R² operations a pair, which is the floor with recomputation, 
 buffers of BUFFER_BYTES in all. R = 256, bfloat16: 1.5 KB of buffer a pair, hence 87381 pairs at once for 4 launches. A
 sample is never cut, so the bound is max(BUFFER_BYTES, 3·K·N·R elements).
 
+Where the forward has kept hidden and h of all pairs, there is no `recompute` and no buffer for hidden: `chain_backward`
+makes dπ from h, 4 products and 8 R elements a pair.
+
 Over their widest R (`configs.WIDEST`) `recompute`, `chain_backward` and the forward's `logits` hold blocks of columns
 and go over pairs twice: a kernel of its own first writes hidden, or d pre, to its buffer.
 
@@ -69,7 +72,9 @@ def rates(seed: Tensor | None, step: int, p_product: float, p_attention: float) 
 def execution(
     v: Tensor, u: Tensor, g: Tensor, l: Tensor, C1a: Tensor, C2: Tensor, c2: Tensor, w: Tensor, tokens: Tensor,
     mask: Tensor | None, seed: Tensor | None, step: int, p_product: float, p_attention: float, activation: str,
+    *pairs: Tensor,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """pairs: where a backward is to find them, hidden and h (B, K, N, R), which are written."""
     product, attention_drop = rates(seed, step, p_product, p_attention)
     v, u, g, l, C1a, C2, c2, w, tokens = contiguous(v, u, g, l, C1a, C2, c2, w, tokens)
     (B, K, R), N = g.shape, v.shape[1]
@@ -77,25 +82,26 @@ def execution(
     if logits.numel():
         fused = is_fused("logits", R, v.dtype)
         parts = [slice(0, B)] if fused else chunks(B, K * N * R * v.element_size())
-        hidden = None if fused else v.new_empty(parts[0].stop * K * N, R)
+        buffer = [] if fused else [v.new_empty(parts[0].stop * K * N, R)]
         for s in parts:
             inputs = v[s], u[s], g[s], l[s], C1a, C2, c2, w
-            pair_logits(inputs, hidden, logits[s], s.start * K * N, product, activation)
+            pair_logits(inputs, pairs or buffer, logits[s], s.start * K * N, product, activation)
     return attention.pool(logits, tokens, bytes_of(mask), attention_drop)
 
 
 def pair_logits(
-    inputs: Sequence[Tensor], hidden: Tensor | None, logits: Tensor, first: int, product: Draws, activation: str
+    inputs: Sequence[Tensor], pairs: Sequence[Tensor], logits: Tensor, first: int, product: Draws, activation: str
 ) -> None:  # fmt: skip
-    """The logits of some samples; `hidden` is a buffer, where the width needs one."""
+    """The logits of some samples. pairs: hidden, a buffer where the width needs one; or hidden and h, to be kept."""
     v, u, g, _, C1a, _, _, _ = inputs
-    sizes = {"pairs": logits.numel(), "N": v.shape[1], "K": g.shape[1], "R": g.shape[2]}
+    hidden, h = (*pairs, None, None)[:2]
+    sizes = {"pairs": logits.numel(), "N": v.shape[1], "K": g.shape[1], "R": g.shape[2], "ACTIVATION": activation}
     blocks = cdiv(g.shape[2], configs.columns("logits", g.shape[2], v.dtype))
-    parts = logits if hidden is None else floats(v, blocks, *logits.shape)
-    if hidden is not None:
-        over_pairs("hidden", v, u, g, C1a, hidden, ACTIVATION=activation, **sizes)
-    over_pairs("logits", *inputs, hidden, parts, *product, first, ACTIVATION=activation, DROP=product.on, **sizes)
-    if hidden is not None:
+    parts = logits if blocks == 1 else floats(v, blocks, *logits.shape)
+    if blocks > 1:
+        over_pairs("hidden", v, u, g, C1a, hidden, **sizes)
+    over_pairs("logits", *inputs, hidden, h, parts, *product, first, DROP=product.on, KEEP=h is not None, **sizes)
+    if blocks > 1:
         add_parts(parts, logits)
 
 
@@ -109,8 +115,9 @@ def chunks(samples: int, sample_bytes: int) -> list[slice]:
 def execution_backward(
     grad_pooled: Tensor, grad_attention: Tensor | None, v: Tensor, u: Tensor, g: Tensor, l: Tensor, C1a: Tensor,
     C2: Tensor, c2: Tensor, w: Tensor, tokens: Tensor, attention_: Tensor, seed: Tensor | None, step: int,
-    p_product: float, p_attention: float, activation: str, needs: Sequence[bool],
+    p_product: float, p_attention: float, activation: str, needs: Sequence[bool], *pairs: Tensor,
 ) -> tuple[Tensor, ...]:  # fmt: skip
+    """pairs: hidden and h (B, K, N, R), if the forward was given room for them."""
     product, attention_drop = rates(seed, step, p_product, p_attention)
     v, u, g, l, C1a, C2, c2, w, tokens, a, grad_pooled = contiguous(
         v, u, g, l, C1a, C2, c2, w, tokens, attention_, grad_pooled
@@ -121,21 +128,25 @@ def execution_backward(
         return *map(torch.zeros_like, (v, u, g, l, C1a, C2, c2, w)), d_tokens
     (B, K, R), N = g.shape, v.shape[1]
     parts = chunks(B, 3 * K * N * R * v.element_size())
-    buffers = [v.new_empty(parts[0].stop * K * N, R) for _ in range(3)]  # hidden, dπ, d pre
+    buffers = [v.new_empty(parts[0].stop * K * N, R) for _ in range(2 if pairs else 3)]  # dπ, d pre and hidden
     dv, du = torch.empty_like(v), torch.empty_like(u)
-    tiles = cdiv(parts[0].stop * K * N, configs.least_rows("recompute", architecture_of(v.device), v.dtype, R))
+    kernel = "chain_backward" if pairs else "recompute"
+    rows = configs.least_rows(kernel, architecture_of(v.device), v.dtype, R)
+    grouped = configs.grouped(K)
+    tiles = cdiv(parts[0].stop * N, rows // grouped) * cdiv(K, grouped) if pairs else cdiv(parts[0].stop * K * N, rows)
     d_w = floats(v, len(parts), tiles, R).zero_()  # larger tiles leave fewer parts
     sums = [WeightSums.of(v, parts[0].stop * K, B * K) for _ in range(2)]
     for i, s in enumerate(parts):
         inputs = v[s], u[s], g[s], l[s], C1a, C2, c2, w
-        pair_gradients(inputs, ds[s], s.start * K * N, buffers, product, activation, (dv[s], du[s], d_w[i]), sums)
+        kept = [t[s].flatten(0, 2) for t in pairs]
+        pair_gradients(inputs, ds[s], s.start * K * N, buffers, kept, product, activation, (dv[s], du[s], d_w[i]), sums)
     of_C2, of_C1a = sums
-    dl, dg, dC2, turned = (torch.empty_like(t) for t in (l, g, C2, C1a))
+    dg, dl, dC1a, dC2, dc2, dw = (torch.empty_like(t) for t in (g, l, C1a, C2, c2, w))
     add_parts(of_C2.gate, dl, also=(of_C1a.gate, dg))
+    add_parts(of_C2.bias, dc2, also=(d_w.flatten(0, 1), dw))
     if needs[4] or needs[5]:
-        add_parts(of_C2.weight, dC2, also=(of_C1a.weight, turned))
-    dC1a, dC2 = turned.mT.contiguous() if needs[4] else unneeded(C1a), dC2 if needs[5] else unneeded(C2)
-    dc2, dw = add_parts(of_C2.bias, torch.empty_like(c2)), add_parts(d_w.flatten(0, 1), torch.empty_like(w))
+        add_parts(of_C2.weight, dC2, also=(of_C1a.weight, dC1a), turned=True)
+    dC1a, dC2 = dC1a if needs[4] else unneeded(C1a), dC2 if needs[5] else unneeded(C2)
     return dv, du, dg, dl, dC1a, dC2, dc2, dw, d_tokens
 
 
@@ -158,22 +169,23 @@ class WeightSums(NamedTuple):
 
 
 def pair_gradients(
-    inputs: Sequence[Tensor], ds: Tensor, first: int, buffers: Sequence[Tensor], product: Draws, activation: str,
-    outputs: Sequence[Tensor], sums: Sequence[WeightSums],
+    inputs: Sequence[Tensor], ds: Tensor, first: int, buffers: Sequence[Tensor], kept: Sequence[Tensor], product: Draws,
+    activation: str, outputs: Sequence[Tensor], sums: Sequence[WeightSums],
 ) -> None:  # fmt: skip
     """The gradients of some samples into `outputs`, and added to `sums`."""
-    v, u, g, l, C1a, C2, c2, _ = inputs
+    v, u, g, l, C1a, C2, c2, w = inputs
     dv, du, d_w = outputs
     (B, K, R), N = g.shape, v.shape[1]
-    hidden, d_product, d_pre = (t[: B * K * N] for t in buffers)
+    d_product, d_pre, *rest = (t[: B * K * N] for t in buffers)
+    hidden, h = kept or (*rest, None)
     sizes: dict[str, Any] = {"N": N, "K": K, "R": R}
-    if not is_fused("recompute", R, v.dtype):
-        over_pairs("hidden", v, u, g, C1a, hidden, pairs=B * K * N, ACTIVATION=activation, **sizes)
-    over_pairs(
-        "recompute", *inputs, ds, hidden, d_product, d_w, *product, first, pairs=B * K * N, ACTIVATION=activation,
-        DROP=product.on, **sizes,
-    )  # fmt: skip
-    chain_backward(g, l, C1a, C2, hidden, d_product, d_pre, dv, du, activation)
+    if not kept:
+        over = sizes | {"pairs": B * K * N, "ACTIVATION": activation}
+        if not is_fused("recompute", R, v.dtype):
+            over_pairs("hidden", v, u, g, C1a, hidden, **over)
+        over_pairs("recompute", *inputs, ds, hidden, d_product, d_w, *product, first, DROP=product.on, **over)
+    gate = h, ds, c2, w, d_w, *product, first
+    chain_backward(g, l, C1a, C2, hidden, d_product, d_pre, dv, du, gate, activation)
     done = first // N
     weights(d_product, hidden, l, C2, c2, sums[0], done, activation, **sizes)
     weights(v, d_pre, g, C1a, None, sums[1], done, activation, **sizes)
@@ -181,16 +193,19 @@ def pair_gradients(
 
 def chain_backward(
     g: Tensor, l: Tensor, C1a: Tensor, C2: Tensor, hidden: Tensor, d_product: Tensor, d_pre: Tensor, dv: Tensor,
-    du: Tensor, activation: str,
+    du: Tensor, gate: tuple[Any, ...], activation: str,
 ) -> None:  # fmt: skip
-    """From dπ to d pre, and to dv and du, which are sums over the operations: of parts, where these are many."""
+    """From dπ to d pre, and to dv and du, which are sums over the operations: of parts, where these are many. gate:
+    h, ds, c2, w, the parts of dw, seed and the rest of the dropout: what makes dπ where h is kept."""
     (B, N, R), K = dv.shape, g.shape[1]
     parts = cdiv(K, configs.grouped(K))
     sum_v, sum_u = (t if parts == 1 else floats(t, parts, B, N, R) for t in (dv, du))
     sizes: dict[str, Any] = {"tokens": B * N, "N": N, "K": K, "R": R, "ACTIVATION": activation}
     if not is_fused("chain_backward", R, dv.dtype):
         over_tokens("d_pre", l, C2, hidden, d_product, d_pre, sum_u, **sizes)
-    over_tokens("chain_backward", g, l, C1a, C2, hidden, d_product, d_pre, sum_v, sum_u, **sizes)
+    kept = gate[0] is not None
+    sizes |= {"KEPT": kept, "DROP": kept and gate[5] is not None}
+    over_tokens("chain_backward", g, l, C1a, C2, hidden, d_product, d_pre, sum_v, sum_u, *gate, **sizes)
     if parts > 1:
         add_parts(sum_v, dv)
         add_parts(sum_u, du)

@@ -47,7 +47,7 @@ KERNELS = {
     "dropout": philox.dropout_kernel,
     "add_parts": sums.add_parts_kernel,
 }
-IN_PLACE = {"recompute": ["SUM_W"], "weights": ["SUM", "SUM_BIAS"]}
+IN_PLACE = {"recompute": ["SUM_W"], "chain_backward": ["SUM_W"], "weights": ["SUM", "SUM_BIAS"]}
 """Arguments that a kernel adds to, or of which a configuration writes a part, which the autotuner must restore between
 its runs."""
 OPTIONS = {"enable_fp_fusion": True}
@@ -172,13 +172,19 @@ def launch(kernel: str, grid: Grid, *args: Any, like: Tensor, **options: Any) ->
         held.hold(key, KERNELS[kernel], compiled, args, options, blocks)
 
 
-def add_parts(parts: Tensor, total: Tensor, axis: int = 0, also: tuple[Tensor, Tensor] | None = None) -> Tensor:
+def add_parts(
+    parts: Tensor, total: Tensor, axis: int = 0, also: tuple[Tensor, Tensor] | None = None, turned: bool = False
+) -> Tensor:
     """The sum over an axis of `parts`, float32, into `total` of any dtype; both contiguous. `also`: parts and total of
-    another sum of the same sizes, made in the same launch."""
+    another sum of as many numbers, made in the same launch; a square matrix may be `turned`, which is transposed."""
     if total.numel():
         before, count = math.prod(parts.shape[:axis]), math.prod(parts.shape[axis + 1 :])
+        other, other_total = also or (parts, total)
         grid: Grid = lambda meta: (before * cdiv(count, meta["BW"]), 2 if also else 1)  # noqa: E731
-        launch("add_parts", grid, parts, total, *(also or (parts, total)), parts.shape[axis], count, like=total)
+        launch(
+            "add_parts", grid, parts, total, other, other_total, parts.shape[axis], other.shape[axis], count,
+            R=total.shape[-1] if turned else 0, like=total,
+        )  # fmt: skip
     return total
 
 

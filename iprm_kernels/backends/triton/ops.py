@@ -20,6 +20,7 @@ from torch import Tensor
 
 from iprm_kernels.backends import devices, eager
 from iprm_kernels.backends.calls import ANY, Call
+from iprm_kernels.backends.triton import configs
 from iprm_kernels.steps import walk
 
 LEAST_VERSION = (3, 4)
@@ -148,14 +149,18 @@ linear = eager.linear
 linear_back = eager.linear_back
 pack = eager.pack
 working_dtype = eager.working_dtype
-KEEPS_PAIRS = eager.KEEPS_PAIRS
+
+
+def pair_unit(R: int, dtype: torch.dtype) -> int:
+    """Pairs are kept as they are, where programs of the backward chain hold all columns."""
+    return int(configs.is_fused("chain_backward", R, dtype))
 
 
 @functools.cache
 def _cores() -> SimpleNamespace:
     """The same for the walk over the steps, whose ops need not look for the device each."""
     own = {name: _launches(name) for name in _ROOMS}
-    return SimpleNamespace(linear=linear, linear_back=linear_back, pack=pack, KEEPS_PAIRS=KEEPS_PAIRS, **own)
+    return SimpleNamespace(linear=linear, linear_back=linear_back, pack=pack, pair_unit=pair_unit, **own)
 
 
 def recurrence(memory: Tensor, *args: Any) -> walk.Outputs:

@@ -161,20 +161,23 @@ def score(
 
 @triton.jit(do_not_specialize=[*PLAIN, "N"])
 def logits_kernel(
-    V, U, G, L, C1a, C2, c2, w, HIDDEN, LOGITS, seed, draw, threshold, scale, first, pairs, N, K,
+    V, U, G, L, C1a, C2, c2, w, HIDDEN, H, LOGITS, seed, draw, threshold, scale, first, pairs, N, K,
     R: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr, PARTS: tl.constexpr,
-    ACTIVATION: tl.constexpr, PRECISION: tl.constexpr, DROP: tl.constexpr,
+    ACTIVATION: tl.constexpr, PRECISION: tl.constexpr, DROP: tl.constexpr, KEEP: tl.constexpr,
 ):  # fmt: skip
     """s_kn = w · drop(φ(h ⊙ l)), float32; of each block of columns its part of the sum. `first` is the number, in the
-    whole batch, of the first pair."""
+    whole batch, of the first pair. KEEP writes HIDDEN, and h without its bias."""
     p, valid, operations, tokens = locate(pairs, N, K, BN)
     begin = tl.program_id(1) * BD
     h = chain_forward(
-        V, U, G, C1a, C2, HIDDEN, tokens, operations, p, valid, begin, R, BD, BN, BC, BR, ACTIVATION, PRECISION, False
+        V, U, G, C1a, C2, HIDDEN, tokens, operations, p, valid, begin, R, BD, BN, BC, BR, ACTIVATION, PRECISION, KEEP
     )
     parts = parts_of(h, PARTS)
     s = tl.zeros((BN,), tl.float32)
     for i in tl.static_range(PARTS):
+        if KEEP:
+            columns = begin + i * (BD // PARTS) + tl.arange(0, BD // PARTS)
+            store_rows(H, parts[i], p, valid, columns, R, R % BD == 0)
         s += score(
             parts[i], L, c2, w, first + p, operations, valid, begin + i * (BD // PARTS), seed, draw, threshold, scale,
             R, R % BD == 0, ACTIVATION, DROP,
@@ -184,7 +187,7 @@ def logits_kernel(
 
 @triton.jit
 def gate_backward(
-    h, ds, L, c2, w, D_PRODUCT, SUM_W, p, first, operations, valid, begin, seed, draw, threshold, scale,
+    h, ds, L, c2, w, D_PRODUCT, SUM_W, tile, p, first, operations, valid, begin, seed, draw, threshold, scale,
     R: tl.constexpr, FULL: tl.constexpr, ACTIVATION: tl.constexpr, DROP: tl.constexpr,
 ):  # fmt: skip
     """dπ = ds w ⊙ mask ⊙ φ'(π), with π = (h + c2) ⊙ l, and this tile's part of dw = Σ ds φ(π) ⊙ mask."""
@@ -196,7 +199,7 @@ def gate_backward(
     if DROP:
         d_y *= multipliers(seed, draw, threshold, scale, (first + p) * R + begin, width, R % 4 == 0)
     d_w = tl.sum(d_y * value(y, ACTIVATION), 0)
-    tl.store(SUM_W + tl.program_id(0).to(tl.int64) * R + r, d_w, mask=r < R)
+    tl.store(SUM_W + tile.to(tl.int64) * R + r, d_w, mask=r < R)
     d_product = d_y * load_vector(w, r, R, FULL)[None, :] * slope(y, ACTIVATION)
     store_rows(D_PRODUCT, d_product, p, valid, r, R, FULL)
 
@@ -217,8 +220,8 @@ def recompute_kernel(
     parts = parts_of(h, PARTS)
     for i in tl.static_range(PARTS):
         gate_backward(
-            parts[i], ds, L, c2, w, D_PRODUCT, SUM_W, p, first, operations, valid, begin + i * (BD // PARTS), seed,
-            draw, threshold, scale, R, R % BD == 0, ACTIVATION, DROP,
+            parts[i], ds, L, c2, w, D_PRODUCT, SUM_W, tl.program_id(0), p, first, operations, valid,
+            begin + i * (BD // PARTS), seed, draw, threshold, scale, R, R % BD == 0, ACTIVATION, DROP,
         )  # fmt: skip
 
 
@@ -293,16 +296,29 @@ def d_pre_kernel(
 
 @triton.jit(do_not_specialize=[*PLAIN, "N"])
 def chain_backward_kernel(
-    G, L, C1a, C2, HIDDEN, D_PRODUCT, D_PRE, DV, DU, count, N, K, grouped,
+    G, L, C1a, C2, HIDDEN, D_PRODUCT, D_PRE, DV, DU, H, D_LOGITS, c2, w, SUM_W, seed, draw, threshold, scale, first,
+    count, N, K, grouped,
     R: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr, PARTS: tl.constexpr,
-    GROUP: tl.constexpr, ACTIVATION: tl.constexpr, PRECISION: tl.constexpr,
+    GROUP: tl.constexpr, ACTIVATION: tl.constexpr, PRECISION: tl.constexpr, DROP: tl.constexpr, KEPT: tl.constexpr,
 ):  # fmt: skip
-    """From dπ to d pre, to du = Σ_k d pre, and to dv = Σ_k g ⊙ dx."""
+    """From dπ to d pre, to du = Σ_k d pre, and to dv = Σ_k g ⊙ dx. Where the forward has KEPT h, dπ is made here
+    too, and the tile's part of dw."""
     WHOLE: tl.constexpr = R % BD == 0
     EVEN: tl.constexpr = R % BC == 0
     dtype: tl.constexpr = HIDDEN.dtype.element_ty
     p, operations, valid, member, firsts, rows, kept = locate_grouped(count, N, K, grouped, BN, GROUP, dtype)
     columns = tl.program_id(2) * BD + tl.arange(0, BD)
+    if KEPT:
+        ds = tl.load(D_LOGITS + p, mask=valid, other=0.0)
+        tile = tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
+        for i in tl.static_range(PARTS):
+            begin = i * (BD // PARTS)
+            h = load_rows(H, p, valid, begin + tl.arange(0, BD // PARTS), R, WHOLE).to(tl.float32)
+            gate_backward(
+                h, ds, L, c2, w, D_PRODUCT, SUM_W, tile, p, first, operations, valid, begin, seed, draw, threshold,
+                scale, R, WHOLE, ACTIVATION, DROP,
+            )  # fmt: skip
+        tl.debug_barrier()  # other threads of the block read it
     dx = tl.zeros((BN, BD), tl.float32)
     if BD >= R and BR == 0:
         dh = scaled(D_PRODUCT, L, p, operations, valid, columns, R, WHOLE)

@@ -10,10 +10,14 @@ from iprm_kernels.backends.triton.tiles import PLAIN
 
 
 @triton.jit(do_not_specialize=PLAIN)
-def add_parts_kernel(SUM, TOTAL, OTHER, OTHER_TOTAL, parts, count, BP: tl.constexpr, BW: tl.constexpr):
-    """BW numbers of Σ_p SUM, (·, parts, count), BP parts at a time; the grid's second row takes OTHER."""
-    if tl.program_id(1) == 1:
-        SUM, TOTAL = OTHER, OTHER_TOTAL
+def add_parts_kernel(
+    SUM, TOTAL, OTHER, OTHER_TOTAL, parts, other_parts, count, R: tl.constexpr, BP: tl.constexpr, BW: tl.constexpr
+):
+    """BW numbers of Σ_p SUM, (·, parts, count), BP parts at a time. The grid's second row takes OTHER, and where R is
+    not 0 stores its sum, (R, R), transposed."""
+    other = tl.program_id(1) == 1
+    if other:
+        SUM, TOTAL, parts = OTHER, OTHER_TOTAL, other_parts
     blocks = ((count + BW - 1) // BW).to(tl.int32)  # so that the division below is of 32 bits
     which = (tl.program_id(0) // blocks).to(tl.int64)
     c = (tl.program_id(0) % blocks).to(tl.int64) * BW + tl.arange(0, BW)
@@ -23,4 +27,7 @@ def add_parts_kernel(SUM, TOTAL, OTHER, OTHER_TOTAL, parts, count, BP: tl.conste
         p = begin + rows
         valid = (p < parts)[:, None] & (c < count)[None, :]
         total += tl.load(SUM + (which * parts + p)[:, None] * count + c[None, :], mask=valid, other=0.0)
-    tl.store(TOTAL + which * count + c, narrow(tl.sum(total, 0), TOTAL.dtype.element_ty), mask=c < count)
+    at = c
+    if R > 0:
+        at = tl.where(other, c % R * R + c // R, c)
+    tl.store(TOTAL + which * count + at, narrow(tl.sum(total, 0), TOTAL.dtype.element_ty), mask=c < count)

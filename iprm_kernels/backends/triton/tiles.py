@@ -7,7 +7,7 @@ import triton.language as tl
 
 from iprm_kernels.backends.triton.rounding import narrow
 
-SIZES = ["K", "pairs", "first", "count", "grouped", "operations", "each", "stride", "later", "parts"]
+SIZES = ["K", "pairs", "first", "count", "grouped", "operations", "each", "stride", "later", "parts", "other_parts"]
 DRAWS = [
     "draw", "threshold", "product_stream", "operation_stream", "result_stream", "attention_stream",
     "product_threshold", "value_threshold", "attention_threshold",

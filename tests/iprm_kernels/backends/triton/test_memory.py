@@ -108,7 +108,6 @@ def test_execution_backward(samples, monkeypatch):
     parts, tiles = -(-largest * K // each), -(-largest * K * N // configs.INTERPRETED.BN)
     want = Counter([largest * K * N * R * 2] * 3)  # the buffers
     want += Counter([4 * parts * R * R, 4 * parts * R, 4 * blocks * B * K * R] * 2)  # the parts of both weights' sums
-    want += Counter([2 * R * R])  # dC1a, transposed
     want += Counter([4 * rounds * tiles * R])  # the parts of dw
     want += Counter([ATTENTION])  # the gradient of the logits
     assert got == want
