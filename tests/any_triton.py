@@ -26,7 +26,7 @@ TABLE = ["--arch", "80", "90", "gfx942", "gfx950", "--dtype", "bfloat16", "--wid
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(str(TESTS / name) for name in INTERPRETED)]
 RUNS = {
     "interpreter": (PYTEST, {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}),
-    "ahead of time": ([sys.executable, "-m", "iprm_kernels.backends.triton.ahead_of_time", *TABLE], {}),
+    "ahead of time": ([sys.executable, "-m", "benchmarks.ahead_of_time", *TABLE], {}),
 }
 
 

@@ -104,7 +104,7 @@ MISSING = [
     ("iprm.look", "safetensors", "train"),
     ("iprm.vqa.experiments", "scipy", "train"),
     ("iprm.vqa.training.side_by_side", "rich", "train"),
-    ("iprm_kernels.backends.triton.ahead_of_time", "triton", "triton"),
+    ("benchmarks.ahead_of_time", "triton", "triton"),
 ]
 WITHOUT = """
 found = []

@@ -3,8 +3,7 @@
     python -m benchmarks.roofline --compile      takes Triton and some minutes, no GPU
 
 Every kernel is compiled at the first of its configurations for the architectures of the cards. Of its instructions
-each has a depth: how many loops that multiply it stands in. A loop is a natural one of the control flow, from the
-target of a branch back to what leads there; loops that wait for a copy multiply nothing, and count once.
+each has a depth: how many loops that multiply it stands in (`benchmarks.machine_code`).
 """
 
 from __future__ import annotations
@@ -12,11 +11,10 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from benchmarks.roofline.cards import CARDS
 from iprm_kernels.backends.triton import configs
@@ -28,98 +26,6 @@ TOKENS = (196, 24)
 ATTENTION = ("products", "pool", "d_tokens", "d_query")
 DTYPES = ("bfloat16", "float32")
 ARCHITECTURES = sorted({card.architecture for card in CARDS.values()})
-INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(@!?U?P\w+\s+)?([A-Z][\w.]*)\s*([^;]*);|^(\.L\w+):", re.MULTILINE)
-TENSOR = re.compile(r"HMMA|HGMMA|UTC\w*MMA")
-
-
-class Instruction(NamedTuple):
-    """One of the disassembled code."""
-
-    predicate: str
-    opcode: str
-    operands: str
-
-    @property
-    def target(self) -> str | None:
-        """Where a branch goes; a call too, which may be how a loop is left."""
-        found = re.search(r"`\((\.L\w+)\)", self.operands) if self.opcode.startswith(("BRA", "CALL")) else None
-        return found[1] if found else None
-
-    @property
-    def ends(self) -> bool:
-        """Whether what follows is not reached from here."""
-        plain = not self.predicate and self.opcode in ("BRA", "EXIT", "RET.REL.NODEC")
-        return plain and (self.opcode != "BRA" or self.operands.strip().startswith("`("))
-
-    @property
-    def multiplies(self) -> bool:
-        return bool(TENSOR.match(self.opcode)) or self.opcode.startswith("FFMA")
-
-    @property
-    def product(self) -> str:
-        """The name of a product on tensor cores; the warp group's says whether a factor comes from registers."""
-        registers = self.opcode.startswith("HGMMA") and re.match(r"R\d+, R\d+", self.operands)
-        return self.opcode + (" registers" if registers else "")
-
-
-def blocks_of(text: str) -> tuple[list[list[Instruction]], list[set[int]]]:
-    """The basic blocks of a kernel, and to which each goes on."""
-    blocks: list[list[Instruction]] = [[]]
-    labels: dict[str, int] = {}
-    for predicate, opcode, operands, label in INSTRUCTION.findall(text):
-        if label:
-            if blocks[-1]:
-                blocks.append([])
-            labels[label] = len(blocks) - 1
-        elif opcode != "NOP":
-            blocks[-1].append(found := Instruction(predicate, opcode, operands))
-            if found.target or found.ends:
-                blocks.append([])
-    after: list[set[int]] = []
-    for i, block in enumerate(blocks):
-        last = block[-1] if block else None
-        ways = {labels[last.target]} if last and last.target in labels else set()
-        after.append(ways | ({i + 1} if i + 1 < len(blocks) and not (last and last.ends) else set()))
-    return blocks, after
-
-
-def loops_of(after: list[set[int]]) -> list[set[int]]:
-    """The natural loops: of each block that is gone back to from one that it leads to in every way, all in between."""
-    count = len(after)
-    before: list[set[int]] = [set() for _ in range(count)]
-    for i, ways in enumerate(after):
-        for j in ways:
-            before[j].add(i)
-    dominators = [1] + [(1 << count) - 1] * (count - 1)  # as bits
-    changed = True
-    while changed:
-        changed = False
-        for i in range(1, count):
-            found = functools.reduce(lambda bits, j: bits & dominators[j], before[i], (1 << count) - 1) | 1 << i
-            changed, dominators[i] = changed or found != dominators[i], found
-    loops: dict[int, set[int]] = {}
-    for i, ways in enumerate(after):
-        for head in (j for j in ways if dominators[i] >> j & 1):
-            loop, open_ = loops.setdefault(head, {head}), [i]
-            while open_:
-                if (block := open_.pop()) not in loop:
-                    loop.add(block)
-                    open_ += before[block]
-    return list(loops.values())
-
-
-def counted(text: str) -> tuple[list[int], dict[str, list[int]]]:
-    """Instructions by depth, 0 to 2, and those of products on tensor cores by name."""
-    blocks, after = blocks_of(text)
-    loops = [loop for loop in loops_of(after) if any(i.multiplies for block in loop for i in blocks[block])]
-    instructions, products = [0, 0, 0], defaultdict(lambda: [0, 0, 0])
-    for number, block in enumerate(blocks):
-        depth = min(2, sum(number in loop for loop in loops))
-        instructions[depth] += len(block)
-        for instruction in block:
-            if TENSOR.match(instruction.opcode):
-                products[instruction.product][depth] += 1
-    return instructions, dict(products)
 
 
 def key_of(kernel: str, architecture: int, dtype: str, variant: str, few: bool = False) -> str:
@@ -134,7 +40,7 @@ def label_of(entry: Any) -> str:
 
 def cases() -> Iterator[tuple[str, Any]]:
     """Key and case of every entry."""
-    from iprm_kernels.backends.triton import ahead_of_time as ahead
+    from benchmarks import ahead_of_time as ahead
     from iprm_kernels.backends.triton.launch import KERNELS
 
     left_out = (*configs.FIRST_HALVES.values(), "simple_logits", "simple_backward", "dropout", "add_parts")
@@ -176,18 +82,19 @@ def variants(kernel: str, arguments: list[str]) -> list[tuple[str, dict[str, boo
 
 def record(case: Any) -> dict[str, Any]:
     """What an entry says: the configuration, how many blocks a multiprocessor holds, and the counts."""
-    from iprm_kernels.backends.triton import ahead_of_time as ahead
+    from benchmarks import ahead_of_time as ahead
+    from benchmarks import machine_code
 
     kernel = ahead.kernel_of(case)
     cubin = kernel.asm["cubin"]
-    registers, _ = ahead.read(cubin, code=False)
+    registers, _ = machine_code.read(cubin, code=False)
     result = ahead.Result(case, kernel.metadata.shared, registers)
-    text = ahead.tool("nvdisasm", "-c", cubin)
-    instructions, products = counted(text)
+    text = machine_code.tool("nvdisasm", "-c", cubin)
+    instructions, products = machine_code.counted(text)
     return {
         "entry": label_of(case.entry),
         "blocks": result.blocks,
-        "executed": ahead.executed(kernel.asm["ttgir"]),
+        "executed": machine_code.executed(kernel.asm["ttgir"]),
         "instructions": instructions,
         "products": products,
     }

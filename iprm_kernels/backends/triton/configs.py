@@ -1,10 +1,10 @@
 """Launch configurations: for the chains of products, lists by architecture, dtype and width; for all other kernels,
 lists by the bytes of an element, cut to the sizes of the call.
 
-Every entry has been compiled ahead of time for every architecture that it serves (`ahead_of_time.py`): it fits the
-shared memory, executes no product twice, multiplies on tensor cores in all dtypes that have them, and what it spills
-of registers is little beside the weights that it reads. A list's first entry is the fixed choice. What a launch does
-with a list, see `launch.py`.
+Every entry has been compiled ahead of time for every architecture that it serves (`benchmarks/ahead_of_time.py`): it
+fits the shared memory, executes no product twice, multiplies on tensor cores in all dtypes that have them, and what it
+spills of registers is little beside the weights that it reads. A list's first entry is the fixed choice. What a launch
+does with a list, see `launch.py`.
 
 Triton lays the warps of two chained products side by side along the pairs, 16 for each: 8 warps on 64 pairs execute
 every product twice. So 8 warps come with BN = 128, which also halves the traffic of the weights through the

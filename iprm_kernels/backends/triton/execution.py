@@ -95,7 +95,8 @@ def pair_logits(
     """The logits of some samples. pairs: hidden, a buffer where the width needs one; or hidden and h, to be kept."""
     v, u, g, _, C1a, _, _, _ = inputs
     hidden, h = (*pairs, None, None)[:2]
-    sizes = {"pairs": logits.numel(), "N": v.shape[1], "K": g.shape[1], "R": g.shape[2], "ACTIVATION": activation}
+    sizes: dict[str, Any] = {"pairs": logits.numel(), "N": v.shape[1], "K": g.shape[1], "R": g.shape[2]}
+    sizes["ACTIVATION"] = activation
     blocks = cdiv(g.shape[2], configs.columns("logits", g.shape[2], v.dtype))
     parts = logits if blocks == 1 else floats(v, blocks, *logits.shape)
     if blocks > 1:
@@ -180,7 +181,7 @@ def pair_gradients(
     hidden, h = kept or (*rest, None)
     sizes: dict[str, Any] = {"N": N, "K": K, "R": R}
     if not kept:
-        over = sizes | {"pairs": B * K * N, "ACTIVATION": activation}
+        over: dict[str, Any] = sizes | {"pairs": B * K * N, "ACTIVATION": activation}
         if not is_fused("recompute", R, v.dtype):
             over_pairs("hidden", v, u, g, C1a, hidden, **over)
         over_pairs("recompute", *inputs, ds, hidden, d_product, d_w, *product, first, DROP=product.on, **over)

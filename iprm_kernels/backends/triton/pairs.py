@@ -145,6 +145,14 @@ def parts_of(tile, PARTS: tl.constexpr):
 
 
 @triton.jit
+def store_parts(TARGET, parts, rows, valid, begin, R: tl.constexpr, FULL: tl.constexpr):
+    """A tuple of column parts to the columns of TARGET from `begin` on."""
+    width: tl.constexpr = parts[0].shape[1]
+    for i in tl.static_range(len(parts)):
+        store_rows(TARGET, parts[i], rows, valid, begin + i * width + tl.arange(0, width), R, FULL)
+
+
+@triton.jit
 def score(
     h, L, c2, w, p, operations, valid, begin, seed, draw, threshold, scale,
     R: tl.constexpr, FULL: tl.constexpr, ACTIVATION: tl.constexpr, DROP: tl.constexpr,
@@ -173,15 +181,16 @@ def logits_kernel(
         V, U, G, C1a, C2, HIDDEN, tokens, operations, p, valid, begin, R, BD, BN, BC, BR, ACTIVATION, PRECISION, KEEP
     )
     parts = parts_of(h, PARTS)
+    if KEEP and BR > 0:
+        store_parts(H, parts, p, valid, begin, R, R % BD == 0)
     s = tl.zeros((BN,), tl.float32)
     for i in tl.static_range(PARTS):
-        if KEEP:
-            columns = begin + i * (BD // PARTS) + tl.arange(0, BD // PARTS)
-            store_rows(H, parts[i], p, valid, columns, R, R % BD == 0)
         s += score(
             parts[i], L, c2, w, first + p, operations, valid, begin + i * (BD // PARTS), seed, draw, threshold, scale,
             R, R % BD == 0, ACTIVATION, DROP,
         )  # fmt: skip
+    if KEEP and BR == 0:  # here or there, by which registers the compiler spills
+        store_parts(H, parts, p, valid, begin, R, R % BD == 0)
     tl.store(LOGITS + tl.program_id(1).to(tl.int64) * pairs + p, s, mask=valid)
 
 

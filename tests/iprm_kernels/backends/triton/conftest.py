@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from device_cores import on, poisoned  # noqa: F401
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[4]))  # of `benchmarks`, whose tables are held to the kernels
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic algorithms ask for on a device
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 

@@ -12,8 +12,9 @@ import torch
 import triton
 from triton.compiler import CompiledKernel
 
+from benchmarks import ahead_of_time, machine_code
 from iprm_kernels.backends import devices
-from iprm_kernels.backends.triton import ahead_of_time, configs, held, launch
+from iprm_kernels.backends.triton import configs, held, launch
 
 INTEGERS = {"i32": 2**31, "i64": 2**63}
 GRID_LIMIT = (2**31 - 1, 65535, 65535)
@@ -64,7 +65,7 @@ class Driver:
         compiled for as many threads as they have."""
         if devices.is_amd(self.architecture):
             return None, name, 0, 0, 1024
-        registers, counts = ahead_of_time.read(binary, code=False)
+        registers, counts = machine_code.read(binary, code=False)
         threads = ahead_of_time.REGISTERS[32] // (-(-registers // 8) * 8) // 32 * 32
         return None, name, registers, counts["LDL"] + counts["STL"], min(1024, threads)
 

@@ -1,6 +1,6 @@
 """Every kernel compiles for every architecture within its limits: shared memory, spills, products once, tensor cores.
 
-A part of the matrix; all of it is `python -m iprm_kernels.backends.triton.ahead_of_time`.
+A part of the matrix; all of it is `python -m benchmarks.ahead_of_time`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ pytest.importorskip("triton.language")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter compiles nothing", allow_module_level=True)
 
-from iprm_kernels.backends.triton import ahead_of_time, configs
+from benchmarks import ahead_of_time, machine_code
+from iprm_kernels.backends.triton import configs
 from iprm_kernels.backends.triton.launch import KERNELS
 
 PADDED = [
@@ -95,7 +96,7 @@ def test_the_fixed_choice_spills_little_with_every_triton(kernel, point):
 def test_spills_are_a_fault_from_a_version_on(weighed, monkeypatch):
     monkeypatch.setattr(ahead_of_time, "WEIGHED", weighed)
     slope, chain = first("slope", 90, "bfloat16", 256), first("logits", 90, "bfloat16", 256)
-    few = dict.fromkeys((*ahead_of_time.OPCODES, *ahead_of_time.DEPTHS), 0) | {
+    few = dict.fromkeys((*machine_code.OPCODES, *machine_code.DEPTHS), 0) | {
         "STL": 2,
         "HGMMA": 1,
         "spills outside": 2,
@@ -114,7 +115,7 @@ def test_what_amds_code_says_of_itself():
         " scratch_store_dword off, v1, s0\n v_mfma_f32_32x32x8_bf16 a[0:15]\n scratch_load_dwordx4 v[0:3], off\n"
         " v_pk_fma_f32 v[0:1]\n v_fmac_f32_e32 v0\n    .private_segment_fixed_size: 20\n    .vgpr_count:     256\n"
     )
-    assert ahead_of_time.read_amd(text) == (256, {"MFMA": 1, "FFMA": 2, "LDL": 1, "STL": 1}, 20)
+    assert machine_code.read_amd(text) == (256, {"MFMA": 1, "FFMA": 2, "LDL": 1, "STL": 1}, 20)
 
 
 def test_where_amds_linker_is_missing(monkeypatch, capsys):
@@ -151,11 +152,27 @@ def test_faults_are_found(architecture, R, tile, fault):
     assert any(fault in one for one in found.faults), found
 
 
+SPILLS = """
+        /*0000*/                   STL [R1], R2 ;
+.L_x_0:
+        /*0010*/                   LDL R2, [R1] ;
+.L_x_1:
+        /*0020*/                   HMMA.16816.F32.BF16 R4, R8, R10, R4 ;
+        /*0030*/                   STL.64 [R1], R0 ;
+        /*0040*/              @!P0 BRA `(.L_x_1) ;
+        /*0050*/                   LDL R0, [R1] ;
+        /*0060*/               @P1 CALL.REL.NOINC `(.L_x_2) ;
+        /*0070*/                   BRA `(.L_x_0) ;
+.L_x_2:
+        /*0080*/                   LDL R4, [R1] ;
+        /*0090*/               @P2 BRA `(.L_x_2) ;
+        /*00a0*/                   EXIT ;
+"""
+
+
 def test_spills_count_by_the_loops_they_stand_in():
-    loop = ".L_x_1:\n HMMA ;\n STL [R1], R0 ;\n @!P0 BRA `(.L_x_1) ;\n"
-    text = f"STL [R1], R2 ;\n.L_x_0:\n LDL R2, [R1] ;\n{loop} LDL R0, [R1] ;\n BRA `(.L_x_0) ;\n LDL R3, [R1] ;\n"
-    waiting = ".L_x_2:\n LDL R4, [R1] ;\n @P1 BRA `(.L_x_2) ;\n"  # multiplies nothing
-    assert ahead_of_time.spills(text + waiting) == [3, 2, 1]
+    """The outer loop is left by a call; the last multiplies nothing."""
+    assert machine_code.spills(SPILLS) == [2, 2, 1]
 
 
 @pytest.mark.parametrize(
@@ -179,7 +196,7 @@ def test_spills_count_by_the_loops_they_stand_in():
 )
 def test_products_are_counted_by_the_layout(layout, result, times):
     dot = f"%1 = tt.dot %a, %b, %c : tensor<64x16xf16> * tensor<16x64xf16> -> tensor<{result}xf32, #mma>"
-    assert ahead_of_time.executed(f"#mma = #ttg.{layout}\nmodule {{\n  {dot}\n}}\n") == times
+    assert machine_code.executed(f"#mma = #ttg.{layout}\nmodule {{\n  {dot}\n}}\n") == times
 
 
 def test_the_family_of_every_architecture():

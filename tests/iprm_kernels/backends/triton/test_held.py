@@ -19,7 +19,8 @@ import stub_driver
 import triton
 from test_launch import ODD, ONE, PAPER, calls, meta, tuning  # noqa: F401
 
-from iprm_kernels.backends.triton import ahead_of_time, held, launch, ops
+from benchmarks import ahead_of_time
+from iprm_kernels.backends.triton import held, launch, ops
 
 pytestmark = pytest.mark.skipif(not held.KNOWN, reason=f"with triton {triton.__version__} no kernel is held")
 

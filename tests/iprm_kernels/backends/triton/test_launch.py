@@ -19,7 +19,8 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 
 import stub_driver
 
-from iprm_kernels.backends.triton import ahead_of_time, configs, execution, launch, ops
+from benchmarks import ahead_of_time
+from iprm_kernels.backends.triton import configs, execution, launch, ops
 
 
 class Sizes(NamedTuple):

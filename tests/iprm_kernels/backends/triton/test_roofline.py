@@ -3,20 +3,16 @@ its figures that they are predicted."""
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
 pytest.importorskip("triton.language")
-sys.path.insert(0, str(Path(__file__).resolve().parents[4]))
-
 import triton
 
-from benchmarks import roofline
+from benchmarks import machine_code, roofline
 from benchmarks.roofline import __main__ as command
 from benchmarks.roofline import machine, module
 from iprm_kernels.backends.triton import composition, execution, formation, launch
@@ -166,4 +162,4 @@ CODE = """
 
 def test_instructions_are_counted_by_the_loops_that_they_stand_in():
     """What waits stands behind the code, and is in the loop that waits, but no loop of its own that multiplies."""
-    assert machine.counted(CODE) == ([2, 6, 2], {"HMMA.16816.F32.BF16": [0, 1, 0]})
+    assert machine_code.counted(CODE) == ([2, 6, 2], {"HMMA.16816.F32.BF16": [0, 1, 0]})

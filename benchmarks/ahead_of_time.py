@@ -1,7 +1,7 @@
-"""Compiles every kernel for every architecture, without a device, and reads what came out.
+"""Compiles every Triton kernel for every architecture, without a device, and reads what came out.
 
-    python -m iprm_kernels.backends.triton.ahead_of_time      the whole matrix, as a table
-    python -m iprm_kernels.backends.triton.ahead_of_time --arch 90 gfx942 --width 256 --kernel logits
+    python -m benchmarks.ahead_of_time                  the whole matrix, as a table
+    python -m benchmarks.ahead_of_time --arch 90 gfx942 --width 256 --kernel logits
 
 Shared memory is in the compiler's metadata; registers and instructions are read from the machine
 code with the programs that Triton carries, for AMD's cards from its text. The exit status is 1 where
@@ -18,12 +18,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import math
-import os
-import re
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -36,11 +31,11 @@ from iprm_kernels.extras import extra
 
 with extra("triton", __name__):
     import triton
-    import triton.backends.nvidia
     from triton.backends.amd.compiler import HIPBackend
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, CompiledKernel
 
+    from benchmarks.machine_code import DEPTHS, TENSOR_CORES, executed, read, read_amd
     from iprm_kernels.backends.triton import configs
     from iprm_kernels.backends.triton.launch import KERNELS, OPTIONS
     from iprm_kernels.backends.triton.tiles import PLAIN
@@ -62,12 +57,6 @@ BLOCKS = {80: 32, 86: 16, 89: 24, 90: 32, 100: 32, 120: 24, "gfx942": 32, "gfx95
 """The most of a multiprocessor (CUDA C++ programming guide, technical specifications by compute capability)."""
 MOST_EXECUTED = 1.05
 """Products that may be executed for each that is needed."""
-OPCODES = ("HMMA", "HGMMA", "UTCHMMA", "FFMA", "LDL", "STL")
-TENSOR_CORES = ("HMMA", "HGMMA", "UTCHMMA", "MFMA")
-OPCODES_OF_AMD = {"MFMA": "v_mfma_", "FFMA": "v_(?:pk_)?fmac?_f32", "LDL": "scratch_load_", "STL": "scratch_store_"}
-"""What begins the names of AMD's instructions for the same."""
-SPILL, MULTIPLY = re.compile(r"\b(?:LDL|STL)\b"), re.compile(rf"\b(?:{'|'.join(TENSOR_CORES)}|FFMA)\b")
-DEPTHS = ("spills outside", "spills in a loop", "spills in a loop of a loop")
 MOST_SPILLED = 0.5
 """Of the bytes that a program reads in its loops, what its spills may move. For a chain of R = 256 in 16 bits, which
 reads both weights, that is 128 KiB: 1024 cycles of the first cache beside 8192 of an H100's tensor cores, less than a
@@ -256,74 +245,6 @@ def signature(case: Case) -> tuple[dict, dict]:
         if case.aligned and name in SPECIALISED:
             attributes[(i,)] = aligned
     return kinds, attributes
-
-
-def tool(name: str, option: str, cubin: bytes) -> str:
-    """What a program that Triton carries says of machine code."""
-    path = os.path.join(os.path.dirname(triton.backends.nvidia.__file__), "bin", name)
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        return subprocess.run([path, option, file.name], capture_output=True, text=True, check=True).stdout
-
-
-def read(cubin: bytes, code: bool = True) -> tuple[int, dict[str, int]]:
-    """The registers of a kernel, how often each of OPCODES stands in it, and its spills by DEPTHS. Without `code` a
-    kernel that has no stack, hence no spills, is not disassembled, which takes long."""
-    usage = tool("cuobjdump", "--dump-resource-usage", cubin)
-    registers, stack = (int(re.search(rf"{name}:(\d+)", usage)[1]) for name in ("REG", "STACK"))
-    text = tool("nvdisasm", "-c", cubin) if code or stack else ""
-    counts = {name: len(re.findall(rf"\b{name}\b", text)) for name in OPCODES}
-    return registers, counts | dict(zip(DEPTHS, spills(text), strict=True))
-
-
-def read_amd(text: str) -> tuple[int, dict[str, int], int]:
-    """The same of AMD's machine code as text, whose spills are not told apart; and the bytes of scratch memory."""
-    registers, scratch = (
-        int(re.search(rf"\.{name}: +(\d+)", text)[1]) for name in ("vgpr_count", "private_segment_fixed_size")
-    )
-    counts = {name: len(re.findall(rf"\b{pattern}", text)) for name, pattern in OPCODES_OF_AMD.items()}
-    return registers, counts, scratch
-
-
-def spills(text: str) -> list[int]:
-    """How many of the spills in disassembled code stand within no, one and two loops that multiply. A loop goes from a
-    label to the last branch back to it."""
-    loops = []
-    for label in re.finditer(r"^(\.L\w+):", text, re.MULTILINE):
-        end = text.rfind(f"BRA `({label[1]})")
-        if end > label.end() and MULTIPLY.search(text, label.end(), end):
-            loops.append(range(label.end(), end))
-    depths = [min(2, sum(spill.start() in loop for loop in loops)) for spill in SPILL.finditer(text)]
-    return [depths.count(depth) for depth in range(3)]
-
-
-LAYOUT = re.compile(r"^#(\w+) = #ttg\.(\w+)<\{(.*)\}>$", re.MULTILINE)
-DOT = re.compile(r" (?:tt\.dot|ttng\.warp_group_dot) .*-> tensor<(\d+)x(\d+)x\w+, #(\w+)>")
-
-
-def executed(code: str) -> float:
-    """Products over those needed, of the worst multiplication in Triton's own intermediate code (`ttgir`).
-
-    A layout says which warp holds which part of a result. Where all warps together hold more than there is, some hold
-    the same part, and each multiplies for it. sm_100's instruction is a single thread's, and its result in no warp.
-    """
-    layouts = {name: (kind, text) for name, kind, text in LAYOUT.findall(code)}
-    found = [1.0]
-    for *sizes, name in DOT.findall(code):
-        held = [held_along(axis, *layouts[name]) for axis in (0, 1)]
-        found.append(math.prod(max(1.0, count / int(size)) for count, size in zip(held, sizes, strict=True)))
-    return max(found)
-
-
-def held_along(axis: int, kind: str, layout: str) -> int:
-    """How many rows (0) or columns (1) all warps together hold at once, in a layout."""
-
-    def numbers(name: str) -> int:
-        return int(re.search(rf"{name} = \[([\d, ]+)\]", layout)[1].split(",")[axis])
-
-    lanes = ("sizePerThread", "threadsPerWarp") if kind == "blocked" else ("instrShape",)
-    return math.prod(map(numbers, (*lanes, "warpsPerCTA")))
 
 
 def obstacle(architecture: Architecture) -> str | None:
