@@ -131,10 +131,7 @@ def execution_backward(
     parts = chunks(B, 3 * K * N * R * v.element_size())
     buffers = [v.new_empty(parts[0].stop * K * N, R) for _ in range(2 if pairs else 3)]  # dπ, d pre and hidden
     dv, du = torch.empty_like(v), torch.empty_like(u)
-    kernel = "chain_backward" if pairs else "recompute"
-    rows = configs.least_rows(kernel, architecture_of(v.device), v.dtype, R)
-    grouped = configs.grouped(K)
-    tiles = cdiv(parts[0].stop * N, rows // grouped) * cdiv(K, grouped) if pairs else cdiv(parts[0].stop * K * N, rows)
+    tiles = most_tiles("chain_backward" if pairs else "recompute", v[: parts[0].stop], K)
     d_w = floats(v, len(parts), tiles, R).zero_()  # larger tiles leave fewer parts
     sums = [WeightSums.of(v, parts[0].stop * K, B * K) for _ in range(2)]
     for i, s in enumerate(parts):
@@ -149,6 +146,16 @@ def execution_backward(
         add_parts(of_C2.weight, dC2, also=(of_C1a.weight, dC1a), turned=True)
     dC1a, dC2 = dC1a if needs[4] else unneeded(C1a), dC2 if needs[5] else unneeded(C2)
     return dv, du, dg, dl, dC1a, dC2, dc2, dw, d_tokens
+
+
+def most_tiles(kernel: str, v: Tensor, K: int) -> int:
+    """How many tiles the pairs of these samples are cut into at most, each of which leaves a part of dw."""
+    B, N, R = v.shape
+    rows = configs.least_rows(kernel, architecture_of(v.device), v.dtype, R)
+    if kernel == "recompute":
+        return cdiv(B * K * N, rows)
+    grouped = configs.grouped(K)
+    return cdiv(B * N, rows // grouped) * cdiv(K, grouped)
 
 
 class WeightSums(NamedTuple):
@@ -174,8 +181,8 @@ def pair_gradients(
     activation: str, outputs: Sequence[Tensor], sums: Sequence[WeightSums],
 ) -> None:  # fmt: skip
     """The gradients of some samples into `outputs`, and added to `sums`."""
-    v, u, g, l, C1a, C2, c2, w = inputs
-    dv, du, d_w = outputs
+    v, u, g, l, C1a, C2, c2, _ = inputs
+    *_, d_w = outputs
     (B, K, R), N = g.shape, v.shape[1]
     d_product, d_pre, *rest = (t[: B * K * N] for t in buffers)
     hidden, h = kept or (*rest, None)
@@ -185,28 +192,30 @@ def pair_gradients(
         if not is_fused("recompute", R, v.dtype):
             over_pairs("hidden", v, u, g, C1a, hidden, **over)
         over_pairs("recompute", *inputs, ds, hidden, d_product, d_w, *product, first, DROP=product.on, **over)
-    gate = h, ds, c2, w, d_w, *product, first
-    chain_backward(g, l, C1a, C2, hidden, d_product, d_pre, dv, du, gate, activation)
+    chain_backward(inputs, hidden, h, ds, d_product, d_pre, outputs, product, first, activation)
     done = first // N
     weights(d_product, hidden, l, C2, c2, sums[0], done, activation, **sizes)
     weights(v, d_pre, g, C1a, None, sums[1], done, activation, **sizes)
 
 
 def chain_backward(
-    g: Tensor, l: Tensor, C1a: Tensor, C2: Tensor, hidden: Tensor, d_product: Tensor, d_pre: Tensor, dv: Tensor,
-    du: Tensor, gate: tuple[Any, ...], activation: str,
+    inputs: Sequence[Tensor], hidden: Tensor, h: Tensor | None, ds: Tensor, d_product: Tensor, d_pre: Tensor,
+    outputs: Sequence[Tensor], product: Draws, first: int, activation: str,
 ) -> None:  # fmt: skip
-    """From dπ to d pre, and to dv and du, which are sums over the operations: of parts, where these are many. gate:
-    h, ds, c2, w, the parts of dw, seed and the rest of the dropout: what makes dπ where h is kept."""
-    (B, N, R), K = dv.shape, g.shape[1]
+    """From dπ, which is made here where h is kept, to d pre, and to dv and du, which are sums over the operations: of
+    parts, where these are many."""
+    _, _, g, l, C1a, C2, c2, w = inputs
+    dv, du, d_w = outputs
+    (B, N, R), K, kept = dv.shape, g.shape[1], h is not None
     parts = cdiv(K, configs.grouped(K))
     sum_v, sum_u = (t if parts == 1 else floats(t, parts, B, N, R) for t in (dv, du))
     sizes: dict[str, Any] = {"tokens": B * N, "N": N, "K": K, "R": R, "ACTIVATION": activation}
     if not is_fused("chain_backward", R, dv.dtype):
         over_tokens("d_pre", l, C2, hidden, d_product, d_pre, sum_u, **sizes)
-    kept = gate[0] is not None
-    sizes |= {"KEPT": kept, "DROP": kept and gate[5] is not None}
-    over_tokens("chain_backward", g, l, C1a, C2, hidden, d_product, d_pre, sum_v, sum_u, *gate, **sizes)
+    over_tokens(
+        "chain_backward", g, l, C1a, C2, hidden, d_product, d_pre, sum_v, sum_u, h, ds, c2, w, d_w, *product, first,
+        KEPT=kept, DROP=kept and product.on, **sizes,
+    )  # fmt: skip
     if parts > 1:
         add_parts(sum_v, dv)
         add_parts(sum_u, du)

@@ -158,12 +158,13 @@ def test_dropout_bits(last_only):
 
 @pytest.mark.parametrize("BD", [64, 32])
 def test_the_gradients_chains(BD, last_only):
-    """One sample of more than 2^31 elements in the buffers, its last tile; in one piece, and in blocks of columns.
-    Dropout goes by the number in the whole batch, so the small call begins at that of the large call's last tile."""
+    """One sample of more than 2^31 elements in the buffers, its last tile; in one piece, where pairs may be kept, and
+    in blocks of columns. Dropout goes by the number in the whole batch, so the small call begins at that of the large
+    call's last tile."""
     from iprm_kernels.backends.triton import pairs
 
     R, BN = 64, 32
-    N = BEYOND // R // BN * BN
+    N, whole = BEYOND // R // BN * BN, BD == R
     torch.manual_seed(0)
     C1a, C2 = (torch.randn(R, R).half() / 8 for _ in range(2))
     row, g = torch.randn(R).half(), torch.randn(1, 1, R).half()
@@ -177,7 +178,7 @@ def test_the_gradients_chains(BD, last_only):
     def run(tokens):
         v, u = (big(tokens, end) for end in ends)
         ds = big(tokens, torch.linspace(-1, 1, BN))
-        hidden, d_product, d_pre, dv, du = (big(tokens, torch.zeros(BN, R).half()) for _ in range(5))
+        hidden, h, d_product, d_pre, dv, du = (big(tokens, torch.zeros(BN, R).half()) for _ in range(6))
         tiles, blocks = tokens // BN, R // BD
         logits, sum_w = torch.empty(blocks, tokens), torch.empty(tiles, R)
         made = []
@@ -194,9 +195,9 @@ def test_the_gradients_chains(BD, last_only):
         pairs.hidden_kernel[(tiles, blocks)](v, u, g, C1a, hidden, **half, **forward)
         keep(hidden)
         pairs.logits_kernel[(tiles, blocks)](
-            v, u, g, g, C1a, C2, row, row, hidden, logits, PARTS=1, **chain, **drop, **forward
+            v, u, g, g, C1a, C2, row, row, hidden, h, logits, PARTS=1, KEEP=whole, **chain, **drop, **forward
         )
-        keep(logits[-1])
+        keep(logits[-1], h)
         pairs.recompute_kernel[(tiles, blocks)](
             v, u, g, g, C1a, C2, row, row, ds, hidden, d_product, sum_w, PARTS=1, **chain, **drop, **forward
         )
@@ -204,10 +205,13 @@ def test_the_gradients_chains(BD, last_only):
         made.append(sum_w[-1])
         pairs.d_pre_kernel[(tiles, 1, blocks)](g, C2, hidden, d_product, d_pre, du, **half, **backward)
         keep(d_pre, du)
-        pairs.chain_backward_kernel[(tiles, 1, blocks)](
-            g, g, C1a, C2, hidden, d_product, d_pre, dv, du, PARTS=1, **chain, **backward
-        )
-        keep(d_pre, dv, du)
+        for kept in {False, whole}:
+            pairs.chain_backward_kernel[(tiles, 1, blocks)](
+                g, g, C1a, C2, hidden, d_product, d_pre, dv, du, h, ds, row, row, sum_w, PARTS=1, KEPT=kept,
+                **chain, **drop, **backward,
+            )  # fmt: skip
+            keep(d_product, d_pre, dv, du)
+            made.append(sum_w[-1])
         return made
 
     assert all(torch.equal(one, other) for one, other in zip(run(N), run(BN), strict=True))
