@@ -320,8 +320,7 @@ def chain_backward_kernel(
     if KEPT:
         ds = tl.load(D_LOGITS + p, mask=valid, other=0.0)
         tile = tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
-        for i in tl.static_range(PARTS):
-            begin = i * (BD // PARTS)
+        for begin in range(0, BD, BD // PARTS):
             h = load_rows(H, p, valid, begin + tl.arange(0, BD // PARTS), R, WHOLE).to(tl.float32)
             gate_backward(
                 h, ds, L, c2, w, D_PRODUCT, SUM_W, tile, p, first, operations, valid, begin, seed, draw, threshold,
