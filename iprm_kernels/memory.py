@@ -281,8 +281,7 @@ def memory_estimate(
     flat, maps = flattened(weights)
     tensors = (O, E, language, language_mask, visual, visual_mask, flat)
     if backend == "auto":
-        call = call_of("recurrence", (*tensors, maps, None, steps, window))
-        module = backends.select(backend, call, O.device, O.dtype)
+        module = backends.of_recurrence(backend, O, (*tensors, maps, None, steps, window))
         backend = next(name for name, found in BACKENDS.items() if found is module)
     shaped = tree_map_only(Tensor, lambda x: torch.empty(x.shape, dtype=x.dtype, device="meta"), tensors)
     drawn = torch.empty(1, dtype=torch.int64, device="meta") if any(rates) else None

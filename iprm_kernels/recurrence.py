@@ -82,7 +82,8 @@ def _fake(
     )
     tensors: list[Tensor] = []
     if keep:
-        module = backends.of_recurrence(backend, O)
+        given = (O, E, language, language_mask, visual, visual_mask, weights, maps, seed, steps, window)
+        module = backends.of_recurrence(backend, O, given)
         dtype = module.working_dtype(O.dtype)
         R = reduced_of(weights, maps)
         sizes = kept.sizes_of(O, visual, R, dtype, module.pair_unit(R, dtype))

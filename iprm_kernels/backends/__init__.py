@@ -6,7 +6,7 @@ it cannot serve a device, dtype and call, or None where it can; and `limits`, wh
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -81,9 +81,11 @@ def select(name: str, call: Call, device: torch.device, dtype: torch.dtype) -> M
     raise RuntimeError(f"backend {name!r} cannot run {call.op} for {name_of(dtype)} on {device}: {why}")
 
 
-def of_recurrence(name: str, like: Tensor) -> ModuleType:
-    """The backend whose recurrence runs for inputs like this."""
-    return select(name, Call("recurrence"), like.device, like.dtype)
+def of_recurrence(name: str, like: Tensor, args: Sequence[Any]) -> ModuleType:
+    """The backend whose recurrence runs on the device of `like` with these arguments. "auto" goes by their sizes on a
+    card alone: elsewhere they may be open, and a look would settle them."""
+    call = call_of("recurrence", args) if like.is_cuda else Call("recurrence")
+    return select(name, call, like.device, like.dtype)
 
 
 def run(name: str, op: str, first: Tensor, *args: Any) -> Any:

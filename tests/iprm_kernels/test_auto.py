@@ -18,7 +18,9 @@ from iprm_kernels import backends, info
 from iprm_kernels.backends import cuda, devices
 from iprm_kernels.backends.calls import Call
 from iprm_kernels.backends.triton import ops as triton_ops
+from iprm_kernels.recurrence import _fake as recurrence_fake
 from iprm_kernels.recurrence import _run as recurrence_op
+from iprm_kernels.steps.kept import EVERYTHING
 from iprm_kernels.steps.weights import Activations, Epsilons, Rates, flattened, options_of, unflattened
 
 GPU = torch.device("cuda", 0)
@@ -243,6 +245,19 @@ def runs(monkeypatch):
     for name, module in backends.BACKENDS.items():
         monkeypatch.setattr(module, "recurrence", lambda *_, name=name: (name,))
     return lambda arguments, keep, backend="auto": recurrence_op(*arguments, keep, backend)[0]
+
+
+@pytest.mark.parametrize(("B", "name"), [(1, "cuda"), (512, "triton")])
+def test_what_is_kept_is_that_of_the_backend_that_runs(B, name, put, fake, runs):
+    """A compiler's trace makes as many tensors as the call will: with memory="fast" pairs on `triton` alone."""
+    put((9, 0))
+    O, E, X, _, V, _, *others, _ = recurrence_of(HALF)
+    batch = [t.expand(B, *t.shape[1:]) for t in (O, E, X, V)]
+    arguments = (*batch[:3], None, batch[3], None, *others, EVERYTHING)
+    assert runs(arguments, True) == name
+    traced, named = (recurrence_fake(*arguments, True, backend)[-1] for backend in ("auto", name))
+    assert [t.shape for t in traced] == [t.shape for t in named]
+    assert any(t.dim() == 5 for t in traced) == (name == "triton")
 
 
 def not_at_once(arguments: tuple) -> str | None:
