@@ -39,8 +39,9 @@ class StepWeights {
     const void* vector(const char* name, int64_t size) { return keep(padded(next(name, {size}))); }
     // Of `pieces` joined inputs, each of which is padded.
     void layer(Layer& layer, const char* name, int64_t outputs, int64_t inputs, int64_t pieces = 1) {
-        const Tensor weight = next(name, {outputs, pieces * inputs}).reshape({outputs, pieces, inputs});
-        layer.weight = keep(padded(padded(weight).flatten(1), 2));
+        Tensor weight = next(name, {outputs, pieces * inputs});
+        if (pieces > 1) weight = padded(weight.reshape({outputs, pieces, inputs})).flatten(1);
+        layer.weight = keep(padded(weight, 2));
         layer.bias = vector(name, outputs);
     }
 

@@ -41,11 +41,8 @@ def _tokens(form: Form, frames: int) -> int:
 def once(form: Form) -> dict[str, dict[str, float]]:
     """Return tokens and seconds of every number of frames."""
     config = configuration(None, overrides(form))
-    B, mechanism, tokens = (
-        config.training.batch_size,
-        config.model.mechanism(),
-        {F: _tokens(form, F) for F in form.frames},
-    )
+    B, mechanism = config.training.batch_size, config.model.mechanism()
+    tokens = {F: _tokens(form, F) for F in form.frames}
     times = seconds({_variant(F): ("fast", mechanism, memory.Sizes(B, WORDS, N)) for F, N in tokens.items()})
     return {_variant(F): {"tokens": N} | times[_variant(F)] for F, N in tokens.items()}
 
